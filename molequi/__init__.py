@@ -134,6 +134,7 @@ PUBLIC_MODULES = (
     "simulation",
     "spectral",
     "symmetry",
+    "terms",
     "training",
     "weights",
 )

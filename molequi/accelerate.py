@@ -111,6 +111,11 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
                 f"{type(member.backbone).__name__} chooses points of each cloud on the CPU, which depends on "
                 "the data and cannot be compiled; leave accelerate away"
             )
+        if "long_range" in member.energy_terms:
+            raise AccelerateError(
+                "this model has a long range (long_range), whose sums have a number of terms that depends on "
+                "each structure, so that they cannot be compiled; leave accelerate away"
+            )
     model.use_program((model.program or Program()) if on else None)
     return model
 

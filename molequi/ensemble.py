@@ -17,6 +17,7 @@ from molequi.model_summary import summarize
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
+from molequi.terms import Dispersion, Terms
 from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.level_records import own_level
 from molequi.util.signature import check_keywords
@@ -102,6 +103,21 @@ class Ensemble(nn.Module):
         """
         items = list(items)
         return self._of([member.predicting(items) for member in self._models])
+
+    @property
+    def energy_terms(self) -> Terms:
+        """Terms of the energy beside the networks, see `Model.energy_terms`."""
+        return self._models[0].energy_terms
+
+    def with_dispersion(self, dispersion: Dispersion | Mapping[str, Any] | None) -> "Ensemble":
+        """An ensemble that shares the weights and adds another dispersion, see `Model.with_dispersion`.
+
+        Parameters
+        ----------
+        dispersion : Dispersion, mapping or None
+            Such as ``{"d3": "pbe"}``.
+        """
+        return self._of([member.with_dispersion(dispersion) for member in self._models])
 
     def plain(self) -> "Ensemble":
         """An ensemble that shares the weights and computes without a compiled program."""

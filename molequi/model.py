@@ -14,14 +14,27 @@ from torch import Tensor, nn
 from molequi.errors import ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
-from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, default_head, head_from, tie_charges
+from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, head_from, tie_charges
 from molequi.heads.levels import check_levels, checked_names, first_of, heads_at, levels_of, several
 from molequi.heads.standardization import TrainingStatistics, standardize
+from molequi.model_facts import ModelFacts
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build, checks, inputs
 from molequi.quantities import Quantity, quantity
 from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
+from molequi.terms import (
+    Dispersion,
+    LatentCharges,
+    LongRange,
+    Repulsion,
+    add_dispersion,
+    as_terms,
+    charges_of,
+    make_terms,
+    plain_terms,
+    term_head,
+)
 from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.extensions import check_plain, own_name
 from molequi.util.forking import prepare_forked_process
@@ -32,7 +45,7 @@ Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
 
 
 @check_keywords()
-class Model(nn.Module):
+class Model(ModelFacts):
     """A backbone with heads: predicts quantities of structures.
 
     Parameters
@@ -46,12 +59,18 @@ class Model(nn.Module):
     levels : sequence of str, optional
         Names of levels of theory, such as ``["pbe", "r2scan"]``. Each has its own heads, with reference
         energies and scales of its own, over the shared backbone; `at` gives the model of one level.
+    long_range : LongRange, str or mapping, optional
+        Electrostatics without a cutoff as a term of the energy, such as ``"latent"``, see `terms.LongRange`.
+    repulsion : Repulsion, str or mapping, optional
+        Repulsion of nuclei as a term of the energy: ``"zbl"``, see `terms.Repulsion`.
+    dispersion : Dispersion or mapping, optional
+        A dispersion correction that is not learned, such as ``{"d3": "pbe"}``, see `terms.Dispersion`.
 
     Raises
     ------
     ModelError
         If a derivative is declared of a quantity that is not predicted, or wrongly, or the backbone lacks
-        features that a head reads.
+        features that a head reads; if a term of the energy does not fit.
 
     Examples
     --------
@@ -69,6 +88,10 @@ class Model(nn.Module):
         backbone: Backbone,
         predict: Sequence[str | Quantity | Head | ByLevel] = ("energy", "forces"),
         levels: Sequence[str] | None = None,
+        *,
+        long_range: LongRange | str | Mapping[str, Any] | None = None,
+        repulsion: Repulsion | str | Mapping[str, Any] | None = None,
+        dispersion: Dispersion | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -83,6 +106,8 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()
         self._program: Program | None = None
         self._quantities: dict[str, Quantity] = {}
+        self._terms = as_terms(long_range=long_range, repulsion=repulsion, dispersion=dispersion)
+        self._adds_dispersion = True  # see add_dispersion
         levels = checked_names(levels)
         if isinstance(predict, (str, Quantity, Head)):
             predict = [predict]
@@ -96,12 +121,13 @@ class Model(nn.Module):
             checks.check_extensive(backbone, what)
             self._quantities[what.name] = what
             if head is None and what.gradient_of is None:
-                head = default_head(what)
+                head = term_head(what, self._terms)
             if head is not None:
                 head = ByLevel(head, levels) if levels and isinstance(head, Head) else head
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
-        tie_charges(self.heads)
+        self.terms = make_terms(self._terms, backbone, self.heads)
+        tie_charges(self.heads, charges_of(self.terms))
         self._set_gradients()
 
     def __repr__(self) -> str:
@@ -249,31 +275,6 @@ class Model(nn.Module):
         return self.quantities
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that the model knows."""
-        return self.backbone.elements
-
-    @property
-    def cutoff(self) -> float | None:
-        """Distance in Å up to which edges are needed; None for all pairs."""
-        return self.backbone.cutoff
-
-    @property
-    def k(self) -> int | None:
-        """Number of nearest neighbors that a node sees; None for all within the cutoff."""
-        return self.backbone.k
-
-    @property
-    def group(self) -> str:
-        """Name of the declared symmetry group, see `Backbone.group`."""
-        return self.backbone.group
-
-    @property
-    def translations(self) -> bool:
-        """Whether translations are a declared symmetry."""
-        return self.backbone.translations
-
-    @property
     def symmetry_report(self) -> SymmetryReport | None:
         """The symmetry report of the file that the model was loaded from, or None.
 
@@ -281,21 +282,6 @@ class Model(nn.Module):
         """
         record = getattr(self, "metadata", {}).get("symmetry_report")
         return None if record is None else SymmetryReport.from_dict(record)
-
-    @property
-    def axis(self) -> Tensor | None:
-        """The direction that every node sees, or None, see `Backbone.axis`."""
-        return self.backbone.axis
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return self.backbone.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -314,13 +300,14 @@ class Model(nn.Module):
         heads = self._heads()
         for head in heads.values():
             check_plain(head.options, own_name(type(first_of(head)), HEADS))
-        return {
+        hparams = {
             "backbone": name,
             "options": self.backbone.hparams,
             "predict": [
                 heads[name].hparams if name in heads else asdict(q) for name, q in self._quantities.items()
             ],
         }
+        return hparams | ({"terms": plain_terms(self._terms)} if self._terms else {})
 
     def _heads(self) -> dict[str, Head]:
         return {name: cast(Head, head) for name, head in self.heads.items()}
@@ -366,7 +353,8 @@ class Model(nn.Module):
         predict = [head_from(p, heads) if "head" in p else Quantity(**p) for p in hparams["predict"]]
         # Initial weights are replaced afterwards, so the caller's random numbers must not change.
         with torch.random.fork_rng(devices=[]):
-            return cls(build(hparams["backbone"], hparams["options"], backbones), predict)
+            backbone = build(hparams["backbone"], hparams["options"], backbones)
+            return cls(backbone, predict, **hparams.get("terms", {}))
 
     def standardize(self, statistics: TrainingStatistics) -> None:
         """Set atomic reference energies, shifts, scales and the mean number of neighbors, once before
@@ -447,7 +435,11 @@ class Model(nn.Module):
         create_graph = self.training if create_graph is None else create_graph
         with torch.inference_mode(False), torch.set_grad_enabled(bool(self._gradients) or create_graph):
             predict = partial(self._program, self) if compiled and self._program else self.predict
-            out = predict(usable(graph), create_graph)
+            out = predict(graph := usable(graph), create_graph)
+            if self.dispersion is not None and self._adds_dispersion:
+                charges = self.backbone.reads("charge")
+                given = graph, self.dispersion, self._quantities
+                out = add_dispersion(out, *given, charges=charges, create_graph=create_graph)
         return out if create_graph else {name: value.detach() for name, value in out.items()}
 
     def predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
@@ -470,7 +462,10 @@ class Model(nn.Module):
         for name, head in self.heads.items():
             if name == "energy" and self._has_contributions:
                 scalar = cast(Scalar | ByLevel, head)
-                out["energies"] = scalar.contributions(strained, features)
+                own = scalar.contributions(strained, features)
+                for term in self.terms.values():
+                    own = own + cast(LatentCharges, term).energies(strained, features)
+                out["energies"] = own
                 out[name] = scalar.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)

@@ -133,6 +133,7 @@ def summarize(model: Summarized) -> ModelSummary:
         "levels": _levels(model),
         "elements": some([SYMBOLS[z] for z in model.elements], 20),
         "neighbors": _neighbors(model),
+        **{name.replace("_", " "): term.words for name, term in getattr(model, "energy_terms", {}).items()},
         "options": ", ".join(f"{n}={v}" for n, v in shown.items() if v not in _UNSET),
         "symmetry": _symmetry(model),
         "training": _training(model),

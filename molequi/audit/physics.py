@@ -67,8 +67,9 @@ def _net(study: Study, q: Quantity) -> tuple[list[Deviation], list[Deviation]]:
 
 
 def cutoff(study: Study) -> Iterator[Row]:
-    """Two atoms at the cutoff and beyond, with an edge between them: outputs are those of atoms alone, and
-    forces are exactly zero. As a control, outputs must change inside the cutoff.
+    """Two atoms at the cutoff and beyond, with an edge between them: outputs are those without the edge, and
+    forces are exactly zero, unless the model has terms that act beyond the cutoff. As a control, outputs must
+    change inside the cutoff.
     """
     pairs_of = dimers(study.structures)
     if study.cutoff is None or study.k is not None or not pairs_of:
@@ -79,13 +80,14 @@ def cutoff(study: Study) -> Iterator[Row]:
         return
     errors: dict[str, list[Deviation]] = {n: [] for n in study.measurable}
     control: dict[str, float] = dict.fromkeys(study.measurable, 0.0)
+    far = bool(_long_ranged(study))
     for graph, nodes in pairs_of:
         outside, inside = _pairs_at_the_cutoff(study, study.cutoff, graph, nodes)
         for name, q in study.measurable.items():
             if study.needs_volume(q):
                 continue
             for found, isolated in outside:
-                exact = study.is_force(q)
+                exact = study.is_force(q) and not far
                 gap = (
                     float(found[name].abs().max())
                     if exact
@@ -96,7 +98,7 @@ def cutoff(study: Study) -> Iterator[Row]:
             control[name] = max(control[name], *changes)
     for name, e in errors.items():
         if e:
-            exact = study.is_force(study.quantities[name])
+            exact = study.is_force(study.quantities[name]) and not far
             tolerance = study.tolerance.exact if exact else study.tolerance.extensivity
             row = measured("cutoff", name, e, tolerance, element="at and beyond")
             # vectors of a whole pair of equal atoms, for one, are zero by symmetry at any distance
@@ -136,11 +138,19 @@ def _inseparable(study: Study) -> str:
         return f"the model takes the total {used[0]}, which belongs to the whole structure"
     if study.cutoff is None:
         return "the model has no cutoff: all atoms interact"
+    if terms := _long_ranged(study):
+        return f"the model has a {terms}: distant atoms interact"
     return (
         ""
         if study.group.translations
         else f"the model declares {study.group}: its outputs depend on the position in space"
     )
+
+
+def _long_ranged(study: Study) -> str:
+    """Terms of the energy that act beyond the cutoff, in words; empty if there are none."""
+    terms = getattr(study.double.model, "energy_terms", {})
+    return " and a ".join(n.replace("_", " ") for n in ("long_range", "dispersion") if n in terms)
 
 
 def _local_quantities(study: Study) -> dict[str, Quantity]:
@@ -209,7 +219,8 @@ def _reference_energies(study: Study, name: str) -> Tensor | None:
     """
     members = getattr(study.double.model, "members", [study.double.model])
     heads = [dict(getattr(m, "heads", {})).get(name) for m in members]
-    if not all(getattr(head, "isolated", True) for head in heads):
+    terms = [term for m in members for term in getattr(m, "terms", {}).values()]
+    if not all(getattr(part, "isolated", True) for part in [*heads, *terms]):
         return None
     tables = [t.cpu() for h in heads if isinstance(t := getattr(h, "reference_energies", None), Tensor)]
     return torch.stack(tables).mean(0) if tables else None

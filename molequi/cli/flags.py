@@ -162,7 +162,7 @@ def _is_text(flag: Option) -> bool:
 
 def _check_decimal(name: str, word: str, time: bool) -> None:
     """Raise ConfigError for a number that YAML reads otherwise than people: 0x10, 010 and 1:30."""
-    from molequi.config.schema import yaml_value
+    from molequi.config.plain import yaml_value
 
     if re.fullmatch(r"[-+]?0[xXbBoO]?[0-9a-fA-F_]+" + r"|[-+]?\d+(?::[\d.]+)+" * time, word):
         number = yaml_value(word)
@@ -173,7 +173,7 @@ def _check_decimal(name: str, word: str, time: bool) -> None:
 
 def _value(name: str, flag: Option, words: str | list[str]) -> Any:
     """The value of a flag."""
-    from molequi.config.schema import yaml_value
+    from molequi.config.plain import yaml_value
 
     if "text" not in flag.kind and not _is_text(flag):
         for word in [words] if isinstance(words, str) else words:

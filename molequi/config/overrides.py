@@ -12,6 +12,7 @@ from molequi.config.pretraining import FOLDER, Pretraining
 from molequi.config.start import SECTION, StartFrom
 from molequi.errors import ConfigError, DataWarning
 from molequi.finetuning.options import Finetuning
+from molequi.terms import NAMES as TERMS
 from molequi.training.fit import fit
 from molequi.training.options import GROUPS
 from molequi.util.common_names import COMMON_VALUES, common_way
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PARTS = ("valid", "test")
-_SECTIONS = ("data", "backbone", "predict", "train", "pretrain", SECTION)
+_SECTIONS = ("data", "backbone", "predict", "train", "pretrain", SECTION, *TERMS)
 
 
 @dataclass(frozen=True)

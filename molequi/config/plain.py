@@ -3,10 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from molequi.errors import ConfigError
 from molequi.heads import Head
 from molequi.hooks import Hook
 from molequi.losses import Loss
@@ -47,3 +48,32 @@ def as_plain(value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, torch.nn.Module):
         return value.item()
     return value
+
+
+def yaml_value(text: str) -> Any:
+    """Return the value of a word in YAML.
+
+    Parameters
+    ----------
+    text : str
+        The word.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML.
+
+    Examples
+    --------
+    >>> yaml_value("1e-3"), yaml_value("[a, b]"), yaml_value("null")
+    (0.001, ['a', 'b'], None)
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{text}: cannot be read: {' '.join(str(error).split())}") from error
+    return cast(dict[str, Any], tree)["x"]

@@ -36,6 +36,9 @@ are given.
 **predict** lists names of known quantities, new ones as ``{name: …, per: …, rank: …}``, or heads as
 ``{Vector: forces}``, with options as ``{Scalar: {quantity: gap, pool: attention}}``.
 
+**long_range**, **repulsion** and **dispersion** are terms of the energy for any backbone, see
+`molequi.terms`: ``long_range: latent``, ``repulsion: zbl``, ``dispersion: {d3: pbe}``.
+
 **train** has the options of `fit`, see `molequi.config.train`.
 
 **pretrain** is for few expensive labels: a first training on many cheap ones, see
@@ -67,6 +70,7 @@ from molequi.config.plain import as_plain
 from molequi.config.pretraining import read_pretraining
 from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.start import SECTION, with_start
+from molequi.config.terms import TERMS, terms_of
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.datasets import shipped_like
@@ -83,7 +87,7 @@ from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
-OPTIONAL = ("pretrain", SECTION)
+OPTIONAL = ("pretrain", SECTION, *TERMS)
 # What other programs call the sections.
 OTHER_SECTIONS = {
     **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
@@ -168,35 +172,6 @@ def read_config(
     plain = with_start(plain, names or Names())
     check_config(plain, names)
     return plain
-
-
-def yaml_value(text: str) -> Any:
-    """Return the value of a word in YAML.
-
-    Parameters
-    ----------
-    text : str
-        The word.
-
-    Raises
-    ------
-    ConfigError
-        If it is no YAML.
-
-    Examples
-    --------
-    >>> yaml_value("1e-3"), yaml_value("[a, b]"), yaml_value("null")
-    (0.001, ['a', 'b'], None)
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{text}: cannot be read: {' '.join(str(error).split())}") from error
-    return cast(dict[str, Any], tree)["x"]
 
 
 def recipes() -> list[str]:
@@ -411,8 +386,9 @@ def build_model(
     options = {"elements": list(elements)} | dict(options or {})
     backbones[name].check_options(options, where=where)
     predict = [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
+    terms: dict[str, Any] = {**terms_of(config)}
     try:
-        return Model(backbones[name](**options), predict, levels=names_of(config.get("data")))
+        return Model(backbones[name](**options), predict, levels=names_of(config.get("data")), **terms)
     except (ModelError, ConfigError) as error:
         raise ConfigError(f"{where} with predict {as_plain(config['predict'])}: {error}") from error
     except (MemoryError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 from molequi.checkpoint import load
 from molequi.config.names import Names
 from molequi.config.plain import as_plain
+from molequi.config.terms import check_terms_of_start
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, MolequiError, did_you_mean
 from molequi.foreign import FOUNDATIONS, foundation
@@ -93,6 +94,7 @@ def with_start(settings: dict[str, Any], names: Names) -> dict[str, Any]:
         "backbone": _backbone(settings.get("backbone"), model, where),
         "predict": _predict(settings.get("predict"), model, where),
         "train": train,
+        **check_terms_of_start(settings, model, SECTION),
     }
 
 
@@ -143,7 +145,9 @@ def start_model(settings: Mapping[str, Any], names: Names) -> Model | None:
         return None
     model = starting_model(as_options(StartFrom, settings[SECTION], SECTION), names)
     wanted = [quantity_of(item) for item in settings["predict"]]
-    return model if set(wanted) == set(model.quantities) else model.predicting(wanted)
+    model = model if set(wanted) == set(model.quantities) else model.predicting(wanted)
+    dispersion = settings.get("dispersion")
+    return model if dispersion is None else model.with_dispersion(dispersion)
 
 
 def _backbone(section: Any, model: Model, file: str) -> dict[str, Any]:

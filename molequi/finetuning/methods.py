@@ -88,7 +88,7 @@ class Method:
         if self.options.method == "all":
             return set(named)
         if self.options.method == "heads":
-            return {name for name in named if name.startswith("heads.")}
+            return {name for name in named if name.startswith(("heads.", "terms."))}
         if self.options.method == "frozen":
             return set(named) - frozen_names(model, self.options.frozen)
         return set()
@@ -181,7 +181,7 @@ def depths_of(model: Model) -> dict[str, int]:
         part, child, *rest = name.split(".")
         found[name] = int(rest[0]) + 1 if part == "backbone" and child in lists else 0
     last = max(found.values(), default=0) + 1
-    return {name: last if name.startswith("heads.") else depth for name, depth in found.items()}
+    return {name: last if name.startswith(("heads.", "terms.")) else depth for name, depth in found.items()}
 
 
 def frozen_names(model: Model, wanted: Sequence[str]) -> set[str]:

@@ -232,16 +232,18 @@ def prefixes(heads: nn.ModuleDict, leave_out: Collection[str | None]) -> list[st
     ]
 
 
-def tie_charges(heads: nn.ModuleDict) -> None:
+def tie_charges(heads: nn.ModuleDict, first: nn.Module | None = None) -> None:
     """Give the heads of each level that have partial charges the same ones.
 
     Parameters
     ----------
     heads : ModuleDict
         The heads of a model by quantity.
+    first : Module, optional
+        The charges, if the model has some beside its heads.
     """
     for level in levels_of(heads) or (None,):
-        share_charges((heads if level is None else heads_at(heads, level)).values())
+        share_charges((heads if level is None else heads_at(heads, level)).values(), first)
 
 
 def checked_names(levels: object) -> tuple[str, ...]:

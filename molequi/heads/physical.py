@@ -329,15 +329,16 @@ class VolumeRatios(nn.Module):
         return (own + self.shift[graph.z]).abs().clamp(min=SMALLEST_RATIO)
 
 
-def share_charges(heads: Iterable[nn.Module]) -> None:
+def share_charges(heads: Iterable[nn.Module], first: nn.Module | None = None) -> None:
     """Give all heads of a model that have partial charges the same ones, those of the first.
 
     Parameters
     ----------
     heads : iterable of Head
         Heads whose parameters were made. They are changed in place.
+    first : Module, optional
+        Charges that all of them get, such as those of `terms.EquilibratedCharges`.
     """
-    first: PartialCharges | None = None
     for head in heads:
         own = getattr(head, "charges", None)
         if not isinstance(own, PartialCharges):

@@ -22,6 +22,7 @@ from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import read_smiles
 from molequi.readers.load import reader_of
+from molequi.terms import as_labelled
 
 # What each training writes into the metadata of a model.
 OF_TRAINING = ("run", "training", "trained_on", "reading", "lowest_energy", "residuals", "symmetry_report")
@@ -60,9 +61,10 @@ def evaluate(
 ) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
 
-    Labels of other quantities are not read, and charge and spin only for a model that uses them. Of molecules
-    every conformer counts. Errors are summed up batch by batch: memory does not grow with the number of
-    structures of a store, but for two numbers of each class and structure.
+    Labels of other quantities are not read, and charge and spin only for a model that uses them. A model that
+    says that labels have no dispersion (``in_labels=False``, see `terms.Dispersion`) is compared without it.
+    Of molecules every conformer counts. Errors are summed up batch by batch: memory does not grow with the
+    number of structures of a store, but for two numbers of each class and structure.
 
     Parameters
     ----------
@@ -110,6 +112,7 @@ def evaluate(
         where="evaluate",
         **options,
     )
+    model = as_labelled(model)
     if fabric is None:  # a training names them before its first step
         DomainCheck(model).warn(seen_in(data))
     metrics = Metrics(model.quantities, data, model.device, areas=True)

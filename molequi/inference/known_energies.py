@@ -4,7 +4,7 @@ Below the latter a simulation is where the model has learnt nothing.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -126,12 +126,22 @@ def keep_lowest_energy(model: Model | Ensemble, data: Dataset) -> dict[str, Any]
     kept = {}
     if own is not None and "energy" in data.quantities:
         atoms = np.bincount(data.graphs.owners(), weights=own[data.graphs.z.numpy()], minlength=len(data))
-        bound = (data.values("energy").numpy() - atoms) / data.counts
+        bound = (data.values("energy").numpy() + _added(model, data) - atoms) / data.counts
         known = bound[np.isfinite(bound)]
         kept = {"lowest_energy": float(known.min())} if len(known) else {}
     before = {k: v for k, v in getattr(model, "metadata", {}).items() if k != "lowest_energy"}
     model.metadata = {**before, **kept}
     return kept
+
+
+def _added(model: Model | Ensemble, data: Dataset) -> np.ndarray:
+    """What a dispersion correction adds to the energies of labels that are without it."""
+    of_member = model.members[0] if isinstance(model, Ensemble) else model
+    dispersion = cast(Model, of_member).dispersion
+    if dispersion is None or not cast(Model, of_member).labels_lack_dispersion:
+        return np.zeros(len(data))
+    charges = model.backbone.reads("charge")
+    return np.array([float(dispersion.energies(graph, charges)) for graph in data])
 
 
 def too_low(model: object, numbers: ArrayLike, energies: ArrayLike) -> np.ndarray:

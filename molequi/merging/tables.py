@@ -22,7 +22,8 @@ def channels_of(model: Model) -> Channels:
     Raises
     ------
     ModelError
-        If the backbone or a head has no table of channels, or has weights that its table does not describe.
+        If the backbone, a head or a term has no table of channels, or has weights that its table does
+        not describe.
     """
     found, backbone = Channels(model), model.backbone
     describe = BACKBONE_TABLES.get(type(backbone))
@@ -32,6 +33,11 @@ def channels_of(model: Model) -> Channels:
         raise ModelError(
             f"{name}: {why}, so that models of different starts cannot be aligned; merge models of one "
             "start, or make an ensemble of them: mq.Ensemble([a, b])"
+        )
+    if "long_range" in model.energy_terms:
+        raise ModelError(
+            "long_range: molequi has no table of the channels of its networks, so that models of different "
+            "starts cannot be aligned; merge models of one start"
         )
     features = describe(found, "backbone", backbone)
     for name, head in model.heads.named_children():

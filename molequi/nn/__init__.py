@@ -6,6 +6,7 @@ the components of all irreps one after another, channels last.
 
 from molequi.nn.attention import AttentionLayer, EdgeAttention, NodePerceptron
 from molequi.nn.cartesian import EGNNLayer
+from molequi.nn.coulomb import coulomb_matrix, coulomb_potential
 from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
 from molequi.nn.edge_frames import EdgeFrames, SO2Linear
 from molequi.nn.embedding import NodeEmbedding
@@ -94,6 +95,8 @@ __all__ = [
     "SphereProduct",
     "StretchedBasis",
     "Unpool",
+    "coulomb_matrix",
+    "coulomb_potential",
     "edge_inputs",
     "edges_of",
     "envelope",

@@ -16,6 +16,7 @@ from molequi.errors import DataError
 from molequi.inference.predict import predict
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 
 STRUCTURES, ATOMS = 1000, 50_000  # of each part, at most; but always one structure
 _VALUES = 12  # rows of a table of groups
@@ -80,7 +81,7 @@ def sample(model: Model | Ensemble, data: Dataset) -> Sample:
     """
     most = min(STRUCTURES, len(data), max(1, int(ATOMS / data.counts.mean())))
     chosen = data[evenly_spaced(len(data), most)]
-    return Sample(chosen, predict(model, chosen, progress=False), len(data))
+    return Sample(chosen, predict(as_labelled(model), chosen, progress=False), len(data))
 
 
 def errors_of(quantity: Quantity, found: Sample) -> Sums:

@@ -21,6 +21,7 @@ from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_labelled
+from molequi.terms import as_labelled
 from molequi.training.devices import number_of_processes
 from molequi.training.history import mean_history, write_config, write_errors
 from molequi.training.intervals import keep_errors
@@ -185,9 +186,9 @@ def _joined(
 ) -> EnsembleResult:
     """The calibrated ensemble of the best models, its errors and its files."""
     ensemble = Ensemble([m.model for m in members.values()])
-    found = calibration(ensemble, data["valid"])
+    found = calibration(as_labelled(ensemble), data["valid"])
     ensemble = ensemble.calibrated({name: c.scale for name, c in found.items() if 0 < c.scale < math.inf})
-    errors = final_errors(ensemble, data, progress=progress)
+    errors = final_errors(as_labelled(ensemble), data, progress=progress)
     result = EnsembleResult(ensemble, dict(members), errors, found, folder)
     trained: dict[str, Any] = {
         "seeds": list(members),
@@ -196,7 +197,9 @@ def _joined(
     }
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
-    keep_errors(ensemble, data["valid"])
+    labelled = as_labelled(ensemble)
+    keep_errors(labelled, data["valid"])
+    ensemble.metadata = labelled.metadata
     keep_lowest_energy(ensemble, data["train"])
     first = next(iter(members.values())).model.metadata  # all were trained on the same data
     kept: dict[str, Any] = {name: first[name] for name in ("trained_on", "reading", "level") if name in first}

@@ -37,6 +37,7 @@ from molequi.training.checks import (
     sets_scales,
 )
 from molequi.training.devices import advise, connect, together
+from molequi.training.dispersion import without_dispersion
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.failures import is_of_workers, worker_ended
 from molequi.training.intervals import KeepErrors
@@ -259,16 +260,20 @@ def train_model(
 def _train_single(
     model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
-    """Train one model; with Hessian-vector products in the loss, a view of it that predicts them."""
-    return returned(_train_view(with_products(model, options), parts, options, config), model)
+    """Train one model; with Hessian-vector products in the loss, a view of it that predicts them. What a
+    dispersion correction adds is not learned.
+    """
+    view = with_products(model, options)
+    totals = totals_taken(view)
+    data = {name: load_labelled(given, view.quantities, totals) for name, given in parts.items()}
+    with without_dispersion(view, directed(data, view)) as rest:
+        return returned(_train_rest(view, rest, options, config), model)
 
 
-def _train_view(
-    model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
+def _train_rest(
+    model: Model, data: dict[str, Dataset], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
-    totals = totals_taken(model)
-    data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
-    data = directed(data, model)
+    """Train one model on labels that it predicts as it is."""
     losses = learnt_terms(options, model, data)
     start, level = None, None
     if options.finetune is not None:
@@ -333,7 +338,8 @@ def _prepared(
     data = {
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
-    check_neighbors(data["train"], model.cutoff)
+    if "long_range" not in model.energy_terms:  # with it, atoms without neighbors are not alone
+        check_neighbors(data["train"], model.cutoff)
     check_derivatives(model, data["train"])
     model.to(as_dtype(options.compute.precision))
     standards = Standards.of(model, data["train"], options.normalization.reference_energies)
@@ -418,6 +424,7 @@ def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> d
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
         "train": plain,
+        **hparams.get("terms", {}),
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p

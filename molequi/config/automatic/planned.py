@@ -11,7 +11,8 @@ from molequi.config.automatic.asked import Asked, Plan
 from molequi.config.automatic.choose import plan_of, settings_of
 from molequi.config.names import Names
 from molequi.config.overrides import Known, check_sections
-from molequi.config.schema import check_config, read_config, yaml_value
+from molequi.config.plain import yaml_value
+from molequi.config.schema import check_config, read_config
 from molequi.config.start import SECTION, StartFrom, quantity_of, starting_model
 from molequi.errors import ConfigError
 
