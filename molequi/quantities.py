@@ -288,6 +288,7 @@ RESPONSES: dict[str, tuple[str, str, float | None]] = {
 }
 
 
+@check_keywords()
 def response(*names: str) -> list[Quantity]:
     """Dipole, polarizability and Born charges as derivatives of the energy in an electric field F:
 

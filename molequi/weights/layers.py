@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError
 from molequi.nn.mlp import linear
+from molequi.nn.norms import LayerNorm
 from molequi.weights.architecture import Architecture
 from molequi.weights.networks import Networks
 
@@ -252,7 +253,7 @@ class PermutationLayer(nn.Module):
     def __init__(self, into: Spaces, out: Spaces) -> None:
         super().__init__()
         self.linear = EquivariantLinear(into, out)
-        self.norms = nn.ModuleDict({axes_name(axes): nn.LayerNorm(n) for axes, n in out.items()})
+        self.norms = nn.ModuleDict({axes_name(axes): LayerNorm(n) for axes, n in out.items()})
         self.residual = dict(into) == dict(out)
 
     def forward(self, x: Tensors) -> Tensors:
