@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from molequi.errors import ConfigError, ModelError
-from molequi.gradients import POSITIONS, STRAIN, differentiate, with_variables
+from molequi.gradients import DISPLACEMENT, POSITIONS, STRAIN, differentiate, with_variables
 from molequi.graph import Graph
 from molequi.nn.pair_energies import BOHR, HARTREE
 from molequi.quantities import SYMBOLS, Quantity
@@ -218,7 +218,8 @@ def add_dispersion(
 
 
 def derivatives_of_energy(quantities: Mapping[str, Quantity]) -> list[Quantity]:
-    """Quantities that are derivatives of the energy by positions and strain, and derivatives of these.
+    """Quantities that are derivatives of the energy by positions, strain and a displacement, and derivatives
+    of these.
 
     Parameters
     ----------
@@ -233,7 +234,7 @@ def derivatives_of_energy(quantities: Mapping[str, Quantity]) -> list[Quantity]:
     found: dict[str, Quantity] = {}
     for _ in quantities:
         for name, q in quantities.items():
-            if q.wrt in (POSITIONS, STRAIN) and (q.gradient_of == "energy" or q.gradient_of in found):
+            if q.wrt in (POSITIONS, STRAIN, DISPLACEMENT) and (q.gradient_of == "energy" or q.gradient_of in found):
                 found.setdefault(name, q)
     return list(found.values())
 
@@ -286,7 +287,9 @@ class _SecondDifference(torch.autograd.Function):
     def forward(
         pos: Tensor, cell: Tensor, along_pos: Tensor, along_cell: Tensor, calculate: Calculate, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
-        length = torch.zeros(len(cell), dtype=pos.dtype, device=pos.device)
+        kind = pos.dtype
+        pos, cell, along_pos, along_cell = (v.double() for v in (pos, cell, along_pos, along_cell))
+        length = pos.new_zeros(len(cell))
         length = length.scatter_reduce(0, batch, along_pos.abs().amax(1), "amax")
         length = torch.maximum(length, along_cell.abs().amax((1, 2)))
         step = torch.where(length > 0, STEP / length.clamp(min=1e-300), 0.0)  # (G,)
@@ -299,7 +302,8 @@ class _SecondDifference(torch.autograd.Function):
             ends.append((by_pos, by_cell))
         scale = torch.where(length > 0, 0.5 / step.clamp(min=1e-300), 0.0)
         (pos_a, cell_a), (pos_b, cell_b) = ends
-        return (pos_a - pos_b) * scale[batch, None], (cell_a - cell_b) * scale[:, None, None]
+        second = (pos_a - pos_b) * scale[batch, None], (cell_a - cell_b) * scale[:, None, None]
+        return second[0].to(kind), second[1].to(kind)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
