@@ -118,8 +118,9 @@ def second_derivatives(
                     raise
                 reason = str(error).strip().partition("\n")[0]
                 if method == "vmap":
+                    name = type(model.backbone).__name__ if model.dispersion is None else "dispersion"
                     raise ConfigError(
-                        f"method='vmap': this {type(model.backbone).__name__} has an operation that torch "
+                        f"method='vmap': this {name} has an operation that torch "
                         f"cannot batch ({reason}); take method='loop'"
                     ) from error
                 return Rows(_one_by_one(gradient, variables, vectors), "loop", reason)
@@ -133,9 +134,7 @@ def _gradient(model: Model, graph: Graph, strain: bool) -> tuple[Tensor, list[Te
     if strain:
         voigt = torch.zeros(6, dtype=pos.dtype, device=pos.device, requires_grad=True)
         variables, moved = [pos, voigt], moved.strained(strain_of(voigt)[None])
-    view = model.plain().predicting(["energy"])
-    view.check(graph)
-    energy = view.predict(moved, True)["energy"].sum()
+    energy = model.plain().predicting(["energy"])(moved, create_graph=True)["energy"].sum()
     if not energy.requires_grad:
         return torch.cat([torch.zeros_like(v).flatten() for v in variables]), variables
     slopes = torch.autograd.grad(energy, variables, create_graph=True, materialize_grads=True)

@@ -119,6 +119,12 @@ def exported(evaluator: Evaluator, atoms: Atoms) -> tuple[Any, tuple[Tensor, ...
         raise AccelerateError("an ensemble: wanted a single model; export its members one by one")
     if evaluator.model.backbone.clouds_alone or evaluator.model.k is not None:
         raise AccelerateError(f"{name} chooses points by the data, which cannot be compiled ahead of time")
+    terms = {"long_range": "a long range", "dispersion": "a dispersion"}
+    if found := [words for name, words in terms.items() if name in evaluator.model.energy_terms]:
+        raise AccelerateError(
+            f"the model has {' and '.join(found)}, which cannot be compiled ahead of time: it goes through all "
+            "pairs and images, not through the edges alone; other engines take the model file itself"
+        )
     function, values = _Function(evaluator), arguments_of(evaluator, atoms)
     atom, edge = torch.export.Dim("atoms", min=2), torch.export.Dim("edges", min=2)
     shapes: Any = ({0: atom}, {0: atom}, {1: edge}, {0: edge}, None, *[None] * len(evaluator.totals))

@@ -16,6 +16,7 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataWarning
 from molequi.finetuning.conservation import Conservation, conservation
 from molequi.finetuning.elements import NewElements, add_elements
+from molequi.finetuning.dispersion import learnt_labels
 from molequi.finetuning.energies import (
     ReferenceEnergies,
     refit,
@@ -244,7 +245,7 @@ def _loaded(data: Any, model: Model, where: str) -> Dataset:
         raise ConfigError(
             f"{where} is empty, so that nothing is replayed; give old structures, or leave it out"
         )
-    return found
+    return learnt_labels(model, found)
 
 
 def _old(options: Finetuning, model: Model, replay: OldData | None) -> tuple[Dataset | None, str]:

@@ -139,7 +139,7 @@ class Push:
         with torch.enable_grad():
             pos = expected.pos.detach().requires_grad_()
             plain = expected.without("edge", "pair").replace(pos=pos, x=None, vec=None, targets={})
-            value = self.model.predict(connected(plain, self.model), False)[self.guidance.quantity]
+            value = self.model(connected(plain, self.model), create_graph=True)[self.guidance.quantity]
             error = (value.double() - self.guidance.target).square().sum() / 2
             (slope,) = torch.autograd.grad(error, pos)
         push = -self.guidance.strength * self.flow.scale**2 * (1 - t) / t * slope

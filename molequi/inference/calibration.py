@@ -14,6 +14,7 @@ from molequi.errors import ConfigError
 from molequi.inference.evaluate import with_labels
 from molequi.inference.predictions import predicted_blocks
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 from molequi.util.html import html_text
 
 NORMAL = (0.6826894921370859, 0.9544997361036416)  # of a normal law, within one and two standard deviations
@@ -145,6 +146,7 @@ def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) 
             "standard deviation; make several with fit(..., seed=[0, 1, 2]), or add it to this one with "
             "mq.laplace(model, train, valid)"
         )
+    ensemble = as_labelled(ensemble)
     wanted = {name: q for name, q in ensemble.quantities.items() if not q.classes and data.labelled(name)}
     if not wanted:
         return {}

@@ -35,6 +35,7 @@ from molequi.inference.intervals import (
 from molequi.inference.predictions import Trained, predicted_blocks
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 from molequi.util.html import html_text
 from molequi.util.tables import per_unit
 
@@ -109,6 +110,7 @@ def scores_of(
     nodes : bool
         Also of quantities of atoms; otherwise of single numbers of a structure.
     """
+    model = as_labelled(model)
     wanted = {n: q for n, q in _quantities(model, nodes).items() if data.labelled(n)}
     values: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     structures: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
@@ -282,6 +284,7 @@ def coverage(
         As `molequi.predict`.
     """
     used, data = with_labels(model, data, where="coverage", **options)
+    used = as_labelled(used)
     held = None if calibration is None else with_labels(used, calibration, where="coverage")[1]
     widths = interval_widths(used, interval, held, scaled=scaled, nodes=True)
     shares: dict[str, list[np.ndarray]] = {name: [] for name in widths if data.labelled(name)}

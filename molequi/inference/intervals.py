@@ -24,6 +24,7 @@ from molequi.errors import ConfigError
 from molequi.inference.predictions import predicted_blocks
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 from molequi.util.html import html_text
 from molequi.util.tables import per_unit
 from molequi.util.typed_values import share_meant_by
@@ -107,6 +108,7 @@ def absolute_errors(model: Model | Ensemble, data: Dataset) -> dict[str, np.ndar
     wanted = {name: q for name, q in interval_quantities(model).items() if data.labelled(name)}
     if not wanted:
         return {}
+    model = as_labelled(model)
     differences: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for block, found in predicted_blocks(model.predicting(list(wanted)), data, progress=False):
         for name, q in wanted.items():

@@ -26,6 +26,7 @@ from molequi.last_layer import (
 )
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 from molequi.util.progress import ProgressBar
 from molequi.util.signature import check_call, check_keywords
 
@@ -109,7 +110,7 @@ def laplace(
     _, valid = with_labels(used, valid, where="laplace")
     if len(valid) < _FEWEST:
         raise ConfigError(f"laplace: {len(valid)} validation structures; wanted {_FEWEST} or more")
-    used = used.plain().eval()
+    trained, used = used.plain().eval(), as_labelled(used.plain().eval())
     _, first = next(evaluation_batches(used, train[:1], (), None))
     check_linear(used, first)
     rng = np.random.default_rng(seed)
@@ -123,7 +124,7 @@ def laplace(
             roots[name] = posterior.root(rng)
             scales |= posterior.scales(roots[name], directions)
             bar.advance()
-    found = LaplaceEnsemble(used, roots, scales, directions)
+    found = LaplaceEnsemble(trained, roots, scales, directions)
     record: dict[str, Any] = {"train": len(train), "valid": len(valid), "seed": seed}
     if "forces" in found.quantities:
         std, _ = uncertainties(found, valid)

@@ -48,7 +48,7 @@ def coulomb_potential(charges: Float[Tensor, "N C"], graph: Graph, width: float)
     DataError
         For structures that are not of three dimensions, or have one periodic direction.
     """
-    charges, periodic = charges.double(), _periodic(graph)
+    charges, graph, periodic = charges.double(), _precise(graph), _periodic(graph)
     out = torch.zeros_like(charges)
     if not all(periodic):
         rows, members = _padded(graph, [k for k, images in enumerate(periodic) if not images])
@@ -94,7 +94,7 @@ def coulomb_matrix(graph: Graph, width: float) -> tuple[Float[Tensor, "G n n"], 
     DataError
         As `coulomb_potential`.
     """
-    periodic = _periodic(graph)
+    graph, periodic = _precise(graph), _periodic(graph)
     rows, members = _padded(graph, list(range(graph.num_graphs)))
     matrix = _pairs(graph.pos[rows], members, width)
     matrix = matrix + _self(width) * torch.diag_embed(members.double())
@@ -111,6 +111,11 @@ def coulomb_matrix(graph: Graph, width: float) -> tuple[Float[Tensor, "G n n"], 
 def _self(width: float) -> float:
     """V(0) / k, the potential of a Gaussian at its own center."""
     return 1 / (math.sqrt(math.pi) * width)
+
+
+def _precise(graph: Graph) -> Graph:
+    """The graph with positions and cells in float64."""
+    return graph.replace(pos=graph.pos.double(), cell=None if graph.cell is None else graph.cell.double())
 
 
 def _periodic(graph: Graph) -> list[bool]:

@@ -26,6 +26,7 @@ from molequi.plotting.figure import (
 from molequi.quantities import Quantity, per_atom
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.result import Result
+from molequi.terms import as_labelled
 
 Results = Sequence[Mapping[str, np.ndarray]]
 _POINTS = 20_000  # of each part in a panel; more only make the picture slow to draw
@@ -72,6 +73,7 @@ def parity(
     model = loaded(model, None)
     for name, data in drawn.items():
         check_same_quantities(model.quantities, data, f"the {name} data")
+    model = as_labelled(model)
     found = {name: (data, predict(model, data, progress=False)) for name, data in drawn.items()}
     return parity_of(found, {name: len(data) for name, data in parts.items()})
 

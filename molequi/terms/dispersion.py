@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 from annotated_types import MinLen
+from ase.geometry.minkowski_reduction import minkowski_reduce
 from jaxtyping import Float
 from torch import Tensor
 
 from molequi.errors import ConfigError, ModelError
-from molequi.gradients import POSITIONS, STRAIN, differentiate, with_variables
+from molequi.gradients import DISPLACEMENT, POSITIONS, STRAIN, differentiate, with_variables
 from molequi.graph import Graph
 from molequi.nn.pair_energies import BOHR, HARTREE
 from molequi.quantities import SYMBOLS, Quantity
@@ -218,7 +219,8 @@ def add_dispersion(
 
 
 def derivatives_of_energy(quantities: Mapping[str, Quantity]) -> list[Quantity]:
-    """Quantities that are derivatives of the energy by positions and strain, and derivatives of these.
+    """Quantities that are derivatives of the energy by positions, strain and a displacement, and derivatives
+    of these.
 
     Parameters
     ----------
@@ -233,7 +235,7 @@ def derivatives_of_energy(quantities: Mapping[str, Quantity]) -> list[Quantity]:
     found: dict[str, Quantity] = {}
     for _ in quantities:
         for name, q in quantities.items():
-            if q.wrt in (POSITIONS, STRAIN) and (q.gradient_of == "energy" or q.gradient_of in found):
+            if q.wrt in (POSITIONS, STRAIN, DISPLACEMENT) and (q.gradient_of == "energy" or q.gradient_of in found):
                 found.setdefault(name, q)
     return list(found.values())
 
@@ -286,7 +288,9 @@ class _SecondDifference(torch.autograd.Function):
     def forward(
         pos: Tensor, cell: Tensor, along_pos: Tensor, along_cell: Tensor, calculate: Calculate, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
-        length = torch.zeros(len(cell), dtype=pos.dtype, device=pos.device)
+        kind = pos.dtype
+        pos, cell, along_pos, along_cell = (v.double() for v in (pos, cell, along_pos, along_cell))
+        length = pos.new_zeros(len(cell))
         length = length.scatter_reduce(0, batch, along_pos.abs().amax(1), "amax")
         length = torch.maximum(length, along_cell.abs().amax((1, 2)))
         step = torch.where(length > 0, STEP / length.clamp(min=1e-300), 0.0)  # (G,)
@@ -299,7 +303,8 @@ class _SecondDifference(torch.autograd.Function):
             ends.append((by_pos, by_cell))
         scale = torch.where(length > 0, 0.5 / step.clamp(min=1e-300), 0.0)
         (pos_a, cell_a), (pos_b, cell_b) = ends
-        return (pos_a - pos_b) * scale[batch, None], (cell_a - cell_b) * scale[:, None, None]
+        second = (pos_a - pos_b) * scale[batch, None], (cell_a - cell_b) * scale[:, None, None]
+        return second[0].to(kind), second[1].to(kind)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -371,6 +376,16 @@ def _complete(cell: np.ndarray, pbc: np.ndarray, pos: np.ndarray) -> np.ndarray:
     return box
 
 
+def _compact(cell: np.ndarray) -> np.ndarray:
+    """The shortest vectors of the same lattice, if they are clearly shorter.
+
+    The charges of dftd4 4.3 depend on the choice: energies of a skewed cell are wrong by 1e-3 eV.
+    """
+    short = minkowski_reduce(cell)[0]
+    before, after = (np.linalg.norm(box, axis=1).sum() for box in (cell, short))
+    return np.asarray(short) if after < 0.99 * before else cell
+
+
 @lru_cache(maxsize=64)
 def _parameters(kind: str, functional: str, three_body: bool) -> Any:
     """Damping parameters of a functional. Raises RuntimeError for an unknown one."""
@@ -405,7 +420,8 @@ def _evaluate(
     numbers, place = np.frombuffer(z, np.int32), np.frombuffer(pos).reshape(-1, 3)
     more: dict[str, Any] = {} if kind == "d3" else {"charge": charge}
     if periodic:
-        more |= {"lattice": np.frombuffer(cell).reshape(3, 3) / BOHR, "periodic": np.ones(3, bool)}
+        lattice = _compact(np.frombuffer(cell).reshape(3, 3))
+        more |= {"lattice": lattice / BOHR, "periodic": np.ones(3, bool)}
     try:
         model = _package(kind).DispersionModel(numbers, place / BOHR, **more)
         found = model.get_dispersion(_parameters(kind, functional, three_body), grad=True)

@@ -85,7 +85,8 @@ def returned(result: Result, model: Model) -> Result:
     if result.model is model:
         return result
     kept = without_products(result.model)
-    model.backbone, model.heads, model.metadata = kept.backbone, kept.heads, kept.metadata
+    for name in ("backbone", "heads", "terms", "metadata"):
+        setattr(model, name, getattr(kept, name))
     return replace(result, model=model.train(result.model.training))
 
 
