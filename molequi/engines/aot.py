@@ -122,8 +122,8 @@ def exported(evaluator: Evaluator, atoms: Atoms) -> tuple[Any, tuple[Tensor, ...
     terms = {"long_range": "a long range", "dispersion": "a dispersion"}
     if found := [words for name, words in terms.items() if name in evaluator.model.energy_terms]:
         raise AccelerateError(
-            f"the model has {' and '.join(found)}, which cannot be compiled ahead of time: it goes through all "
-            "pairs and images, not through the edges alone; other engines take the model file itself"
+            f"the model has {' and '.join(found)}, which cannot be compiled ahead of time: it goes through "
+            "all pairs and images, not through the edges alone; other engines take the model file itself"
         )
     function, values = _Function(evaluator), arguments_of(evaluator, atoms)
     atom, edge = torch.export.Dim("atoms", min=2), torch.export.Dim("edges", min=2)

@@ -15,8 +15,8 @@ from molequi.domain import totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataWarning
 from molequi.finetuning.conservation import Conservation, conservation
-from molequi.finetuning.elements import NewElements, add_elements
 from molequi.finetuning.dispersion import learnt_labels
+from molequi.finetuning.elements import NewElements, add_elements
 from molequi.finetuning.energies import (
     ReferenceEnergies,
     refit,

@@ -24,9 +24,9 @@ from molequi.plotting.figure import (
     with_unit,
 )
 from molequi.quantities import Quantity, per_atom
+from molequi.terms import as_labelled
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.result import Result
-from molequi.terms import as_labelled
 
 Results = Sequence[Mapping[str, np.ndarray]]
 _POINTS = 20_000  # of each part in a panel; more only make the picture slow to draw

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import permutations
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from annotated_types import MinLen
-from ase.geometry.minkowski_reduction import minkowski_reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -233,9 +233,10 @@ def derivatives_of_energy(quantities: Mapping[str, Quantity]) -> list[Quantity]:
         Parents first.
     """
     found: dict[str, Quantity] = {}
+    variables = (POSITIONS, STRAIN, DISPLACEMENT)
     for _ in quantities:
         for name, q in quantities.items():
-            if q.wrt in (POSITIONS, STRAIN, DISPLACEMENT) and (q.gradient_of == "energy" or q.gradient_of in found):
+            if q.wrt in variables and (q.gradient_of == "energy" or q.gradient_of in found):
                 found.setdefault(name, q)
     return list(found.values())
 
@@ -377,13 +378,17 @@ def _complete(cell: np.ndarray, pbc: np.ndarray, pos: np.ndarray) -> np.ndarray:
 
 
 def _compact(cell: np.ndarray) -> np.ndarray:
-    """The shortest vectors of the same lattice, if they are clearly shorter.
+    """Vectors of the same lattice that no multiple of another one makes clearly shorter.
 
     The charges of dftd4 4.3 depend on the choice: energies of a skewed cell are wrong by 1e-3 eV.
     """
-    short = minkowski_reduce(cell)[0]
-    before, after = (np.linalg.norm(box, axis=1).sum() for box in (cell, short))
-    return np.asarray(short) if after < 0.99 * before else cell
+    short, before = cell.copy(), np.inf
+    while np.linalg.norm(short) < 0.99 * before:
+        before = float(np.linalg.norm(short))
+        for k, other in permutations(range(3), 2):
+            along = short[k] @ short[other] / (short[other] @ short[other])
+            short[k] = short[k] - np.rint(along) * short[other]
+    return short if np.linalg.norm(short) < 0.99 * np.linalg.norm(cell) else cell
 
 
 @lru_cache(maxsize=64)
