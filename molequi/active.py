@@ -30,6 +30,7 @@ from molequi.simulation.guard import is_possible
 from molequi.simulation.inputs import as_calculator, check_energy
 from molequi.simulation.sampling import name_of
 from molequi.training.fit import fit
+from molequi.util.digests import weights_digest
 from molequi.util.files import write_file
 from molequi.util.html import html_table
 from molequi.util.locks import lock_folder
@@ -183,6 +184,8 @@ def active_learning(
     data, held = _as_labelled(load_dataset(train)), load_dataset(valid)
     begin = data if starts is None else load_dataset(starts)
     settings["oracle"] = name_of(oracle)
+    settings |= {"train": data.digest, "valid": held.digest, "starts": begin.digest}
+    settings |= {"model": model.hparams, "weights": weights_digest(model.state_dict())}
     folder = Path(out)
     with lock_folder(folder):
         state = _state(folder / _STATE, settings)
@@ -255,11 +258,19 @@ class _Loop:
         picks = here / "picks.xyz"
         if not picks.exists():
             sure = load(here / _MODEL)
-            pool, stopped = self._simulate(number, sure)
+            frames, stopped = self._simulate(number, sure)
+            pool = _new(frames, data)
+            if not pool:
+                raise SimulationError(
+                    f"{here}: no simulation has a frame that is not among the training structures; wanted "
+                    "longer ones, starts like the validation data, or a lower temperature"
+                )
             record |= {"stopped": stopped, "simulations": self.settings["simulations"]}
             few = min(self.settings["n"], len(pool))
             seed = self.settings["seed"] + number
-            select(sure, pool, few, by=self.settings["by"], seed=seed, out=picks, progress=self.progress)
+            by = self.settings["by"]
+            known = data if by in ("both", "diversity") else None
+            select(sure, pool, few, by=by, known=known, seed=seed, out=picks, progress=self.progress)
         found = self._labelled(picks, here / _LABELS)
         return Dataset([*data, *_as_labelled(from_atoms(found))])
 
@@ -310,6 +321,23 @@ class _Loop:
                 f"last time: {failure}); wanted another calculator, or a lower temperature"
             )
         return found
+
+
+def _new(frames: Sequence[Atoms], labelled: Dataset) -> list[Atoms]:
+    """The frames without copies of each other and of labelled structures."""
+    seen = {_key(to_atoms(graph.replace(targets={}))) for graph in labelled}
+    new = []
+    for frame in frames:
+        key = _key(frame)
+        if key not in seen:
+            new.append(frame)
+        seen.add(key)
+    return new
+
+
+def _key(atoms: Atoms) -> tuple[bytes, ...]:
+    arrays = (atoms.positions.round(4) + 0.0, atoms.cell.array.round(4) + 0.0)  # -0.0 is 0.0
+    return (atoms.numbers.tobytes(), *(array.tobytes() for array in arrays))
 
 
 def _label(frame: Atoms, calculator: BaseCalculator) -> Atoms:

@@ -5,9 +5,10 @@ An output that is linear in the weights w of the last layer of its head, y = J w
     s² = c² J (G + λ 1)⁻¹ Jᵀ,      G = Σ_n J_nᵀ J_n / σ²,
 
 if w has the posterior of Bayesian linear regression (Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci.
-Technol. 5, 045018, 2024; MacKay, Neural Comput. 4, 448, 1992). J has the features of the last layer; that of
-a derivative, such as the forces, has their derivatives. The sum is over the training labels, σ² is the mean
-squared error of each quantity on validation data, and c and λ are calibrated there, see `molequi.laplace`.
+Technol. 5, 045018, 2024, arXiv 2403.02251; MacKay, Neural Comput. 4, 448, 1992). J has the features of the
+last layer; that of a derivative, such as the forces, has their derivatives. The sum is over the training
+labels, σ² is the mean squared error of each quantity on validation data, and c and λ are calibrated there,
+see `molequi.laplace`. Terms of the energy beside the heads, such as latent charges, have no part in J.
 """
 
 from collections.abc import Iterator, Mapping
@@ -305,6 +306,10 @@ def check_model(model: object) -> None:
     model : object
         What should be a Model.
     """
+    if isinstance(model, LaplaceEnsemble):
+        raise ModelError(
+            "the model has a Laplace approximation already; model.mean_model is the trained model without it"
+        )
     if not isinstance(model, Model):
         raise ModelError(
             f"a Laplace approximation is of one Model, found {type(model).__name__}; an Ensemble has "

@@ -240,6 +240,8 @@ class Simulation:
                 with whole(self.files.path):
                     self.rng.bit_generator.state = json.loads(str(state["rng"]))
             self.files.check_frame(self.atoms, self.step, self.bounds)
+            if self.watch is not None:
+                self.watch.resume(None if state is None else self.step)
             if state is None:
                 self._warn_of_rest()  # the integrator adds momenta of zero
                 with nullcontext() if self.watch is None else self.watch.frames_on_failure():

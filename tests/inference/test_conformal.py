@@ -104,3 +104,11 @@ def test_what_is_missing_is_named(trusted):
     many = mq.Ensemble([trusted.mean_model, trusted.mean_model])
     with pytest.raises(ConfigError, match=r"there are 0 kept in the model; give held-out data.*calibration="):
         mq.predict(many, DATA[:2], interval=0.9, scaled=True, progress=False)
+
+
+def test_data_without_labels_are_named(trusted):
+    bare = mq.Dataset([graph.replace(targets={}) for graph in DATA[:12]])
+    with pytest.raises(ConfigError, match="coverage: the data have no labels of energy, forces; wanted some"):
+        coverage(trusted, bare, scaled=True)
+    with pytest.raises(ConfigError, match="there are 0 in the calibration data"):
+        mq.predict(trusted, DATA[0], interval=0.9, scaled=True, calibration=bare, progress=False)

@@ -141,3 +141,34 @@ def test_commands(trusted, tmp_path, capsys, monkeypatch):
     assert "--out is missing" in capsys.readouterr().err
     assert main(["laplace", "plain.safetensors", str(cold), str(cold), "--out", "x.pt"]) == 2
     assert "wanted a .safetensors file" in capsys.readouterr().err
+
+
+def test_frames_of_an_earlier_call_are_kept_and_a_restart_removes_them(trusted, tmp_path):
+    options = {"steps": 60, "temperature": 400.0, "out": tmp_path}
+    level = float(run(trusted, guard=1e3, every=5, steps=60, temperature=400.0).history["forces_std"].max())
+    guard = {"max_std": 0.999 * level, "every": 5}
+    wanted = None
+    for _ in range(2):
+        with pytest.raises(SimulationError, match="frames to label") as found:
+            run(trusted, guard=guard, **options)
+        steps = [int(frame.info["step"]) for frame in ase.io.read(tmp_path / "to_label.xyz", ":")]
+        wanted = steps if wanted is None else wanted
+        assert steps == wanted == [f.info["step"] for f in found.value.to_label] and len(steps) > 3
+    run(trusted, guard=1e3, resume="restart", **options)
+    assert not (tmp_path / "to_label.xyz").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_log_keeps_its_columns_if_a_guard_is_added_or_left_out(trusted, tmp_path, first):
+    plain, watched = (trusted.mean_model, {}), (trusted, {"guard": 1e3})
+    crystal = START.copy()
+    crystal.set_cell([12.0, 12.0, 12.0])
+    crystal.pbc = True
+    for steps, (of, more) in zip((20, 40), (watched, plain) if first else (plain, watched)):
+        found = mq.md(crystal, of, ensemble="nvt", steps=steps, out=tmp_path, progress=False, **more)
+    assert np.allclose(found.history["volume"], 12.0**3)
+    assert ("forces_std" in found.history) == first
+    if first:
+        assert np.isfinite(found.history["forces_std"]).tolist() == [True, True, False]
+    again = mq.md(crystal, of, ensemble="nvt", steps=40, out=tmp_path, progress=False, **more)
+    assert np.array_equal(again.history["volume"], found.history["volume"])
