@@ -129,7 +129,10 @@ class LaplaceEnsemble(Ensemble):
         """A copy whose standard deviations are multiplied by factors, see `Ensemble.calibrated`."""
         scales = {name: self.scale_of(name) * factor for name, factor in factors.items()}
         new = LaplaceEnsemble(self._models[0], self.roots, self.scales | scales, self.directions)
-        new.metadata = self.metadata
+        changes = {n: new.scale_of(n) / self.scale_of(n) for n in self.quantities}
+        new.metadata = dict(self.metadata)
+        if "laplace" in self.metadata:
+            new.metadata["laplace"] = _rescaled(self.metadata["laplace"], changes)
         return new
 
     @property
@@ -370,6 +373,18 @@ def _without(model: Model, name: str, why: str) -> str:
     what = f"{type(model.heads[name]).__name__} of {name!r}" if name in model.heads else repr(name)
     hint = f"; leave it out: model.predicting({left})" if left else "; wanted several models, an Ensemble"
     return f"a Laplace approximation of the last layer: {what}: {why}{hint}"
+
+
+def _rescaled(record: Mapping[str, Any], changes: Mapping[str, float]) -> dict[str, Any]:
+    """The record of `molequi.laplace`, of standard deviations that are multiplied by factors."""
+    scores = {
+        name: one | {"values": [v / changes.get(name, 1.0) for v in one["values"]]}
+        for name, one in (record.get("scores") or {}).items()
+    }
+    new = dict(record) | {"scores": scores}
+    if "forces_std" in record:
+        new["forces_std"] = record["forces_std"] * changes["forces"]
+    return new
 
 
 def _split(layer: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from ase.build import molecule
 
 import molequi as mq
 from molequi.cli.program import main
-from molequi.errors import ConfigError, SimulationError
+from molequi.errors import ConfigError, ModelError, SimulationError
 from molequi.simulation.guard import Watch, is_possible
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
@@ -137,6 +137,12 @@ def test_commands(trusted, tmp_path, capsys, monkeypatch):
         == 0
     )
     assert "3 of 30 structures" in capsys.readouterr().out and len(ase.io.read("picks.xyz", ":")) == 3
+    assert main(["finetune", "sure.safetensors", str(cold)]) == 2
+    assert "has a Laplace approximation; name the file of the model without it" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="is a model with a Laplace approximation; wanted a single Model"):
+        mq.merge([trusted, trusted])
+    assert main(["info", "sure.safetensors"]) == 0
+    assert "standard deviations: Laplace approximation, 8 directions" in capsys.readouterr().out
     assert main(["select", "sure.safetensors", str(cold)]) == 2
     assert "--out is missing" in capsys.readouterr().err
     assert main(["laplace", "plain.safetensors", str(cold), str(cold), "--out", "x.pt"]) == 2
