@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +28,14 @@ from molequi.readers.load import load_dataset
 from molequi.simulation import md
 from molequi.simulation.guard import is_possible
 from molequi.simulation.inputs import as_calculator, check_energy
+from molequi.simulation.options import Limits
 from molequi.simulation.sampling import name_of
 from molequi.training.fit import fit
 from molequi.util.digests import weights_digest
 from molequi.util.files import write_file
 from molequi.util.html import html_table
 from molequi.util.locks import lock_folder
+from molequi.util.options import as_options
 from molequi.util.signature import check_call, check_keywords
 from molequi.util.state_files import differences
 from molequi.util.tables import text_table
@@ -168,7 +170,7 @@ def active_learning(
         leave_out=("model", "train", "valid", "oracle", "starts", "out"),
     )
     for name, value in (("training", training), ("dynamics", dynamics)):
-        taken = sorted({"out", "seed", "guard", "progress"} & {*value})
+        taken = sorted({"out", "seed", "progress"} & {*value})
         if taken:
             raise ConfigError(f"active_learning: {name}[{taken[0]!r}] is set in each round; leave it out")
     if not isinstance(model, Model):
@@ -284,7 +286,7 @@ class _Loop:
             out = self.folder / f"round{number}" / f"md{k}"
             options: dict[str, Any] = {"out": out, "seed": int(rng.integers(2**31))}
             try:
-                md(start, sure, guard="auto", progress=self.progress, **options, **self.settings["dynamics"])
+                md(start, sure, progress=self.progress, **options, **self._dynamics())
                 frames += _frames(out / "trajectory.xyz")
             except SimulationError as error:
                 if not error.to_label:
@@ -298,6 +300,14 @@ class _Loop:
                 "closer than in any bond; wanted a lower temperature, or a model trained on more structures"
             )
         return possible, stopped
+
+    def _dynamics(self) -> dict[str, Any]:
+        """Arguments of `md`, with a guard."""
+        given = dict(self.settings["dynamics"])
+        limits = as_options(Limits, given.get("limits", {}), "active_learning.dynamics.limits")
+        if limits.guard is None:
+            limits = replace(limits, guard="auto")
+        return given | {"limits": limits}
 
     def _labelled(self, picks: Path, path: Path) -> list[Atoms]:
         """Label the frames that were chosen, each written at once; those that are there are kept."""

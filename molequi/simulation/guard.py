@@ -238,7 +238,7 @@ def _limit(guard: Guard, calculator: Calculator) -> float:
     level = kept.get("forces_std")
     if not isinstance(level, (int, float)):
         raise ConfigError(
-            "guard='auto' takes its threshold from the validation data of mq.laplace(model, train, valid), "
-            "and this model has none; wanted a number in eV/Å, such as guard=0.3"
+            "limits={'guard': 'auto'} takes its threshold from the validation data of "
+            "mq.laplace(model, train, valid), and this model has none; wanted a number in eV/Å, such as limits={'guard': 0.3}"
         )
     return 2.0 * float(level)

@@ -28,7 +28,8 @@ def trusted():
     return mq.laplace(model(), DATA[:20], DATA[20:40], progress=False)
 
 
-def run(of, **options):
+def run(of, guard=None, limits=None, **options):
+    options["limits"] = (limits or {}) | {"guard": guard}
     return mq.md(START, of, ensemble="nvt", progress=False, **({"steps": 40, "temperature": 300.0} | options))
 
 
@@ -87,7 +88,8 @@ def test_ensembles_are_watched_too():
     with pytest.raises(SimulationError, match="of the guard"):
         run(many, guard=1e-9)
     with pytest.raises(
-        ConfigError, match=r"guard='auto' takes its threshold from the validation data of mq.laplace"
+        ConfigError,
+        match=r"limits={'guard': 'auto'} takes its threshold from the validation data of mq.laplace",
     ):
         run(many, guard="auto")
 
@@ -113,10 +115,12 @@ def test_messages():
         match="guard: the calculator gives no standard deviation of the forces; wanted an Ensemble",
     ):
         run(model(), guard=0.3)
-    with pytest.raises(ConfigError, match="md.guard"):
+    with pytest.raises(ConfigError, match="md.limits.guard"):
         run(model(), guard={"max_std": -1.0})
-    with pytest.raises(ConfigError, match="md.guard.every"):
+    with pytest.raises(ConfigError, match="md.limits.guard.every"):
         run(model(), guard={"every": 0})
+    with pytest.raises(ConfigError, match="md.limits.guard: a guard is of one simulation"):
+        mq.md_many(START, model(), replicas=2, steps=1, limits={"guard": 0.3}, progress=False)
 
 
 def test_commands(trusted, tmp_path, capsys, monkeypatch):
@@ -166,7 +170,7 @@ def test_frames_of_an_earlier_call_are_kept_and_a_restart_removes_them(trusted, 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_log_keeps_its_columns_if_a_guard_is_added_or_left_out(trusted, tmp_path, first):
-    plain, watched = (trusted.mean_model, {}), (trusted, {"guard": 1e3})
+    plain, watched = (trusted.mean_model, {}), (trusted, {"limits": {"guard": 1e3}})
     crystal = START.copy()
     crystal.set_cell([12.0, 12.0, 12.0])
     crystal.pbc = True
