@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +28,14 @@ from molequi.readers.load import load_dataset
 from molequi.simulation import md
 from molequi.simulation.guard import is_possible
 from molequi.simulation.inputs import as_calculator, check_energy
+from molequi.simulation.options import Limits
 from molequi.simulation.sampling import name_of
 from molequi.training.fit import fit
+from molequi.util.digests import weights_digest
 from molequi.util.files import write_file
 from molequi.util.html import html_table
 from molequi.util.locks import lock_folder
+from molequi.util.options import as_options
 from molequi.util.signature import check_call, check_keywords
 from molequi.util.state_files import differences
 from molequi.util.tables import text_table
@@ -167,7 +170,7 @@ def active_learning(
         leave_out=("model", "train", "valid", "oracle", "starts", "out"),
     )
     for name, value in (("training", training), ("dynamics", dynamics)):
-        taken = sorted({"out", "seed", "guard", "progress"} & {*value})
+        taken = sorted({"out", "seed", "progress"} & {*value})
         if taken:
             raise ConfigError(f"active_learning: {name}[{taken[0]!r}] is set in each round; leave it out")
     if not isinstance(model, Model):
@@ -183,6 +186,8 @@ def active_learning(
     data, held = _as_labelled(load_dataset(train)), load_dataset(valid)
     begin = data if starts is None else load_dataset(starts)
     settings["oracle"] = name_of(oracle)
+    settings |= {"train": data.digest, "valid": held.digest, "starts": begin.digest}
+    settings |= {"model": model.hparams, "weights": weights_digest(model.state_dict())}
     folder = Path(out)
     with lock_folder(folder):
         state = _state(folder / _STATE, settings)
@@ -255,11 +260,19 @@ class _Loop:
         picks = here / "picks.xyz"
         if not picks.exists():
             sure = load(here / _MODEL)
-            pool, stopped = self._simulate(number, sure)
+            frames, stopped = self._simulate(number, sure)
+            pool = _new(frames, data)
+            if not pool:
+                raise SimulationError(
+                    f"{here}: no simulation has a frame that is not among the training structures; wanted "
+                    "longer ones, starts like the validation data, or a lower temperature"
+                )
             record |= {"stopped": stopped, "simulations": self.settings["simulations"]}
             few = min(self.settings["n"], len(pool))
             seed = self.settings["seed"] + number
-            select(sure, pool, few, by=self.settings["by"], seed=seed, out=picks, progress=self.progress)
+            by = self.settings["by"]
+            known = data if by in ("both", "diversity") else None
+            select(sure, pool, few, by=by, known=known, seed=seed, out=picks, progress=self.progress)
         found = self._labelled(picks, here / _LABELS)
         return Dataset([*data, *_as_labelled(from_atoms(found))])
 
@@ -273,7 +286,7 @@ class _Loop:
             out = self.folder / f"round{number}" / f"md{k}"
             options: dict[str, Any] = {"out": out, "seed": int(rng.integers(2**31))}
             try:
-                md(start, sure, guard="auto", progress=self.progress, **options, **self.settings["dynamics"])
+                md(start, sure, progress=self.progress, **options, **self._dynamics())
                 frames += _frames(out / "trajectory.xyz")
             except SimulationError as error:
                 if not error.to_label:
@@ -287,6 +300,14 @@ class _Loop:
                 "closer than in any bond; wanted a lower temperature, or a model trained on more structures"
             )
         return possible, stopped
+
+    def _dynamics(self) -> dict[str, Any]:
+        """Arguments of `md`, with a guard."""
+        given = dict(self.settings["dynamics"])
+        limits = as_options(Limits, given.get("limits", {}), "active_learning.dynamics.limits")
+        if limits.guard is None:
+            limits = replace(limits, guard="auto")
+        return given | {"limits": limits}
 
     def _labelled(self, picks: Path, path: Path) -> list[Atoms]:
         """Label the frames that were chosen, each written at once; those that are there are kept."""
@@ -310,6 +331,23 @@ class _Loop:
                 f"last time: {failure}); wanted another calculator, or a lower temperature"
             )
         return found
+
+
+def _new(frames: Sequence[Atoms], labelled: Dataset) -> list[Atoms]:
+    """The frames without copies of each other and of labelled structures."""
+    seen = {_key(to_atoms(graph.replace(targets={}))) for graph in labelled}
+    new = []
+    for frame in frames:
+        key = _key(frame)
+        if key not in seen:
+            new.append(frame)
+        seen.add(key)
+    return new
+
+
+def _key(atoms: Atoms) -> tuple[bytes, ...]:
+    arrays = (atoms.positions.round(4) + 0.0, atoms.cell.array.round(4) + 0.0)  # -0.0 is 0.0
+    return (atoms.numbers.tobytes(), *(array.tobytes() for array in arrays))
 
 
 def _label(frame: Atoms, calculator: BaseCalculator) -> Atoms:

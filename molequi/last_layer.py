@@ -5,9 +5,10 @@ An output that is linear in the weights w of the last layer of its head, y = J w
     s² = c² J (G + λ 1)⁻¹ Jᵀ,      G = Σ_n J_nᵀ J_n / σ²,
 
 if w has the posterior of Bayesian linear regression (Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci.
-Technol. 5, 045018, 2024; MacKay, Neural Comput. 4, 448, 1992). J has the features of the last layer; that of
-a derivative, such as the forces, has their derivatives. The sum is over the training labels, σ² is the mean
-squared error of each quantity on validation data, and c and λ are calibrated there, see `molequi.laplace`.
+Technol. 5, 045018, 2024, arXiv 2403.02251; MacKay, Neural Comput. 4, 448, 1992). J has the features of the
+last layer; that of a derivative, such as the forces, has their derivatives. The sum is over the training
+labels, σ² is the mean squared error of each quantity on validation data, and c and λ are calibrated there,
+see `molequi.laplace`. Terms of the energy beside the heads, such as latent charges, have no part in J.
 """
 
 from collections.abc import Iterator, Mapping
@@ -128,7 +129,10 @@ class LaplaceEnsemble(Ensemble):
         """A copy whose standard deviations are multiplied by factors, see `Ensemble.calibrated`."""
         scales = {name: self.scale_of(name) * factor for name, factor in factors.items()}
         new = LaplaceEnsemble(self._models[0], self.roots, self.scales | scales, self.directions)
-        new.metadata = self.metadata
+        changes = {n: new.scale_of(n) / self.scale_of(n) for n in self.quantities}
+        new.metadata = dict(self.metadata)
+        if "laplace" in self.metadata:
+            new.metadata["laplace"] = _rescaled(self.metadata["laplace"], changes)
         return new
 
     @property
@@ -305,6 +309,10 @@ def check_model(model: object) -> None:
     model : object
         What should be a Model.
     """
+    if isinstance(model, LaplaceEnsemble):
+        raise ModelError(
+            "the model has a Laplace approximation already; model.mean_model is the trained model without it"
+        )
     if not isinstance(model, Model):
         raise ModelError(
             f"a Laplace approximation is of one Model, found {type(model).__name__}; an Ensemble has "
@@ -365,6 +373,18 @@ def _without(model: Model, name: str, why: str) -> str:
     what = f"{type(model.heads[name]).__name__} of {name!r}" if name in model.heads else repr(name)
     hint = f"; leave it out: model.predicting({left})" if left else "; wanted several models, an Ensemble"
     return f"a Laplace approximation of the last layer: {what}: {why}{hint}"
+
+
+def _rescaled(record: Mapping[str, Any], changes: Mapping[str, float]) -> dict[str, Any]:
+    """The record of `molequi.laplace`, of standard deviations that are multiplied by factors."""
+    scores = {
+        name: one | {"values": [v / changes.get(name, 1.0) for v in one["values"]]}
+        for name, one in (record.get("scores") or {}).items()
+    }
+    new = dict(record) | {"scores": scores}
+    if "forces_std" in record:
+        new["forces_std"] = record["forces_std"] * changes["forces"]
+    return new
 
 
 def _split(layer: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:

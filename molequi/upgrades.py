@@ -11,7 +11,7 @@ from molequi.util.digests import weights_digest
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
-FORMAT = 5
+FORMAT = 6
 
 
 def _to_2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
@@ -123,8 +123,13 @@ def _tensor_name_4(name: str) -> str:
     return f"{name.removesuffix('isolated')}reference_energies" if name.endswith(".isolated") else name
 
 
+def _to_6(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 6 added Laplace approximations of last layers; what there was before is as it was."""
+    return header, tensors
+
+
 _Step = Callable[[Header, Tensors], tuple[Header, Tensors]]
-_STEPS: dict[int, _Step] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+_STEPS: dict[int, _Step] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 
 
 def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:

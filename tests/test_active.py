@@ -7,6 +7,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.morse import MorsePotential
 
 import molequi as mq
+from molequi.active import _new
 from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
 
 from .morse_kit import tiny
@@ -50,7 +51,7 @@ def labelled(atoms):
     return mq.from_atoms(atoms)
 
 
-def learn(oracle, out, rounds=1, **options):
+def learn(oracle, out, rounds=1, train=None, **options):
     settings = {
         "n": 3,
         "training": {"epochs": 2},
@@ -60,7 +61,7 @@ def learn(oracle, out, rounds=1, **options):
     }
     return mq.active_learning(
         tiny(),
-        frames(oracle, 10, 0),
+        frames(oracle, 10, 0) if train is None else train,
         frames(oracle, 10, 1),
         oracle,
         out=out,
@@ -85,6 +86,8 @@ def test_rounds_add_labels_of_the_oracle_and_go_on(oracle, tmp_path):
     assert [one["structures"] for one in more.rounds] == [10, 13, 16]
     with pytest.raises(OtherSettingsError, match="holds rounds of other settings:\n.*n"):
         learn(oracle, tmp_path, n=4)
+    with pytest.raises(OtherSettingsError, match="holds rounds of other settings:\n.*train"):
+        learn(oracle, tmp_path, train=frames(oracle, 10, 2))
     (tmp_path / "active.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"active.json: damaged"):
         learn(oracle, tmp_path)
@@ -99,6 +102,17 @@ def test_interrupted_labels_go_on(oracle, tmp_path):
         SimulationError, match="failed for all 3 frames .*no convergence.*wanted another calculator"
     ):
         learn(oracle, tmp_path / "other")
+
+
+def test_structures_that_are_labelled_are_not_labelled_again(oracle):
+    """Simulations begin at training structures, and the guard writes frames of the trajectory once more."""
+    known = frames(oracle, 3, 0)
+    old = mq.to_atoms(known[1].replace(targets={}))
+    new, other = old.copy(), old.copy()
+    new.positions += 0.01
+    other.numbers[0] = 1
+    assert _new([old, new, new.copy(), other], known) == [new, other]
+    assert _new([old], known) == []
 
 
 def test_messages(oracle, tmp_path):

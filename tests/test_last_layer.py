@@ -218,3 +218,17 @@ def test_calculator_calibration_and_limits_use_it():
         mq.md(atoms, found, steps=2, limits={"max_std": 1e-6}, progress=False)
     report = calibration(found, DATA[40:60])
     assert 0.3 < report["forces"].scale < 3
+
+
+def test_a_second_approximation_and_single_atoms_are_named():
+    made = mq.Model(mq.PaiNN(elements=["H"], channels=6, layers=1), ["energy"])
+    atom = mq.Graph.single([[0.0, 0.0, 0.0]], [1], targets={"energy": torch.tensor([-13.0])})
+    done = LaplaceEnsemble(made, {"energy": torch.eye(7)}, {})
+    with pytest.raises(ModelError, match="has a Laplace approximation already; model.mean_model is the"):
+        mq.laplace(done, [atom], [atom])
+    with pytest.raises(
+        ConfigError, match="found LaplaceEnsemble.*model.mean_model is the Model of mq.laplace"
+    ):
+        mq.fit(done, [], [], epochs=1)
+    with pytest.raises(ConfigError, match="energy of the training data does not depend on the last layer"):
+        mq.laplace(made, [atom], [atom] * 10, progress=False)

@@ -46,6 +46,8 @@ def _info(given: argparse.Namespace) -> int:
     _check_level(given.model, chosen, header["model"])
     print(f"{given.model}: format {header['format']}, molequi {header.get('molequi')}")
     _print_model(header["model"], chosen)
+    if "directions" in header["model"]:
+        print(f"standard deviations: Laplace approximation, {header['model']['directions']} directions")
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     print(f"numbers: {sum(t.numel() for t in tensors.values())}, {kinds}")
     for name, value in (metadata.get("origin") or {}).items():

@@ -223,6 +223,8 @@ def _split(
         for flag, (group, field) in grouped.items():
             text = text.replace(f"{name}.{group}.{field}:", f"{name}.{flag}:")
         raise ConfigError(text) from error
+    if "guard" in groups:  # one of the limits
+        groups.setdefault("limits", {})["guard"] = groups.pop("guard")
     return plain | groups, ModelInputs(**inputs)
 
 

@@ -15,6 +15,7 @@ from molequi.errors import ConfigError, MolequiError, did_you_mean
 from molequi.foreign import FOUNDATIONS, foundation
 from molequi.heads import HEADS, default_head
 from molequi.heads.levels import first_of
+from molequi.last_layer import LaplaceEnsemble
 from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, completed
@@ -125,7 +126,10 @@ def starting_model(section: StartFrom, names: Names) -> Model:
         raise ConfigError(f"{SECTION}: {error}") from error
     if isinstance(model, Ensemble):
         raise ConfigError(
-            f"{SECTION}: {section.model} is an ensemble; name one of its members, such as "
+            f"{SECTION}: {section.model} has a Laplace approximation; name the file of the model without it, "
+            "as mq.save(mq.load(…).mean_model, …) writes it"
+            if isinstance(model, LaplaceEnsemble)
+            else f"{SECTION}: {section.model} is an ensemble; name one of its members, such as "
             "runs/NAME/seed0/model.safetensors, and fine-tune each of them"
         )
     return model

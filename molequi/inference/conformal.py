@@ -174,9 +174,8 @@ def interval_widths(
     names = _quantities(model, nodes)
     found = {name: one for name, one in found.items() if name in names}
     if not found:
-        raise ConfigError(
-            too_few(", ".join(names) or "anything", 0, level, "kept in the model", data is None)
-        )
+        where = "kept in the model" if data is None else "in the calibration data"
+        raise ConfigError(too_few(", ".join(names) or "anything", 0, level, where, data is None))
     return _widths(found, level, Scaled, data is None)
 
 
@@ -288,6 +287,8 @@ def coverage(
     held = None if calibration is None else with_labels(used, calibration, where="coverage")[1]
     widths = interval_widths(used, interval, held, scaled=scaled, nodes=True)
     shares: dict[str, list[np.ndarray]] = {name: [] for name in widths if data.labelled(name)}
+    if not shares:
+        raise ConfigError(f"coverage: the data have no labels of {', '.join(widths)}; wanted some")
     sizes: dict[str, list[np.ndarray]] = {name: [] for name in shares}
     for block, found in predicted_blocks(used, data, progress=False):
         values = with_intervals(found.values, widths, used, block.counts)

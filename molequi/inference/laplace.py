@@ -44,7 +44,7 @@ def laplace(
     valid: Any,
     *,
     directions: Annotated[int, Ge(2)] = 8,
-    structures: Annotated[int, Ge(1)] = 300,
+    structures: Annotated[int, Ge(10)] = 300,
     seed: Annotated[int, Ge(0)] = 0,
     progress: bool = True,
 ) -> LaplaceEnsemble:
@@ -72,7 +72,7 @@ def laplace(
     directions : int, >= 2
         Backward passes for the standard deviation of a derivative. Its random error decreases as their root;
         as many as the last layer has weights make it exact.
-    structures : int
+    structures : int, >= 10
         Largest number of structures taken from each part, by chance. Each takes a backward pass for every
         weight of the last layer, if the model has derivatives.
     seed : int
@@ -209,6 +209,11 @@ class _Posterior:
         if np.ndim(total) == 0:
             raise ConfigError(f"laplace: the training data have no labels of {name}")
         values, vectors = np.linalg.eigh(total)
+        if not values[-1] > 0:
+            raise ConfigError(
+                f"laplace: {name} of the training data does not depend on the last layer, as if all were "
+                "single atoms; wanted structures of several atoms within the cutoff"
+            )
         rows: dict[str, _Rows] = {}
         for what, jacobian, error in _jacobians(model, name, valid, noise):
             along = jacobian @ vectors
@@ -218,7 +223,7 @@ class _Posterior:
             flat = along.reshape(-1, along.shape[-1])
             one.outer = one.outer + flat.T @ flat / along.shape[1]
         found = cls(np.clip(values, 0.0, None), vectors, rows)
-        grid = _GRID * max(found.values[-1], np.finfo(np.float64).tiny)
+        grid = _GRID * found.values[-1]
         found.regularizer = min(grid, key=found._badness)
         return found
 

@@ -27,6 +27,7 @@ By = Literal["both", "uncertainty", "diversity", "random"]
 _SAMPLE = 300  # structures whose distances give the length scale
 _KNOWN = 500  # labelled structures that are looked at
 _ROWS = 12  # of the table
+_ROUNDING = 1e-5  # of invariants in float32, relative to the largest
 _ARGUMENTS = ("n", "by", "known", "max_std", "seed", "out", "device", "batch_edges", "progress")
 
 
@@ -191,7 +192,7 @@ def select(
         std_of(used)
     data = _read(used, pool, options)
     if len(data) < n:
-        raise ConfigError(f"select: n={n} of a pool of {len(data)} structures; wanted fewer than there are")
+        raise ConfigError(f"select: n={n} of a pool of {len(data)} structures; wanted at most {len(data)}")
     more: dict[str, Any] = {"batch_edges": batch_edges, "progress": progress}
     found = _chosen(used, data, n, by, None if known is None else _read(used, known, {}), max_std, seed, more)
     if out is not None:
@@ -233,7 +234,8 @@ def _chosen(
     parts = [data] if known is None else [data, known[_some(len(known), _KNOWN, rng)]]
     features = [_features(model, part, more) for part in parts]
     scale = features[0].std(0)
-    features = [f[:, scale > 0] / scale[scale > 0] for f in features]
+    varies = scale > _ROUNDING * np.abs(features[0]).max()  # the remainder would be noise made large
+    features = [f[:, varies] / scale[varies] for f in features]
     indices, novelty = greedy(features[0], weight, n, features[1] if known is not None else None, rng)
     return Selection(indices, data, std, novelty, what, left_out)
 

@@ -18,6 +18,7 @@ from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.inference.evaluate import OF_TRAINING, evaluate
 from molequi.inference.known_energies import reference_energies_of
 from molequi.inference.metrics import Errors, shown_units
+from molequi.last_layer import LaplaceEnsemble
 from molequi.levels import check_single
 from molequi.merging.alignment import align as aligned_maps
 from molequi.merging.alignment import closeness
@@ -231,6 +232,8 @@ def _loaded(models: Sequence[Model | str | os.PathLike]) -> tuple[list[Model], l
         if not isinstance(model, Model):
             kind = "an Ensemble" if isinstance(model, Ensemble) else type(model).__name__
             hint = "merge its members: mq.merge(list(mq.load(…).members))" if path else "mq.load gives it"
+            if isinstance(model, LaplaceEnsemble):
+                kind, hint = "a model with a Laplace approximation", "its mean_model is that"
             raise ModelError(f"merge: {name} is {kind}; wanted a single Model; {hint}")
         found.append(copy.deepcopy(model.plain()).cpu().eval())
         names.append(_short(name))

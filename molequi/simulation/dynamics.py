@@ -73,7 +73,6 @@ def md(
     thermostat: Thermostat | Mapping[str, Any] | str = Thermostat(),
     barostat: Barostat | Mapping[str, Any] = Barostat(),
     limits: Limits | Mapping[str, Any] = Limits(),
-    guard: Guard | Mapping[str, Any] | float | Literal["auto"] | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     every: int = 20,
@@ -113,12 +112,9 @@ def md(
     barostat : Barostat or mapping
         Pressure, time constant and shape ("isotropic" or "anisotropic") of "npt".
     limits : Limits or mapping
-        Temperature, force and uncertainty that stop the simulation. Only the limits of forces and temperature
+        Temperature, force and uncertainty that stop the simulation, and a guard that also writes the frames
+        to label into ``to_label.xyz`` in `out`, see `Limits`. Only the limits of forces and temperature
         are on by default.
-    guard : Guard, mapping, float or "auto", optional
-        Watches the uncertainty of the forces of an `Ensemble` or of a model of `molequi.laplace` every few
-        steps, stops the simulation where it is too large, and writes the frames to label into
-        ``to_label.xyz`` in `out`. A number is the largest standard deviation in eV/Å.
     seed : int
         Seed of velocities and random forces.
     out : str or Path, optional
@@ -173,7 +169,7 @@ def md(
     frame = read_structure(atoms)
     frame.calc = as_calculator(calculator)
     check_energy(frame.calc)
-    watched = None if guard is None else as_options(Guard, guard, "md.guard")
+    watched = None if limits.guard is None else as_options(Guard, limits.guard, "md.limits.guard")
     with Simulation(frame, settings, limits, out, resume, watched) as run:
         received = run.advance(total, progress)
         if received:
@@ -240,6 +236,8 @@ class Simulation:
                 with whole(self.files.path):
                     self.rng.bit_generator.state = json.loads(str(state["rng"]))
             self.files.check_frame(self.atoms, self.step, self.bounds)
+            if self.watch is not None:
+                self.watch.resume(None if state is None else self.step)
             if state is None:
                 self._warn_of_rest()  # the integrator adds momenta of zero
                 with nullcontext() if self.watch is None else self.watch.frames_on_failure():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -186,9 +187,12 @@ class SimulationFiles:
         SimulationError
             If the disk is full or the file cannot be written.
         """
+        written = row
+        if self.rows:  # a guard may have been added or left out since; the log keeps its columns
+            row = {name: row.get(name, math.nan) for name in self.rows[0]}
         if self.out is not None:
             line = ",".join(repr(value) for value in row.values()) + "\n"
-            self._append(self.out / "trajectory.xyz", _frame(atoms, row))
+            self._append(self.out / "trajectory.xyz", _frame(atoms, written))
             self._append(self.out / "log.csv", line if self.rows else ",".join(row) + "\n" + line)
         self.rows.append(row)
 

@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.io import write
+from ase.io import read, write
 from ase.neighborlist import neighbor_list
 
 from molequi.data.checks import TOO_CLOSE
@@ -20,6 +20,7 @@ from molequi.inference.selection import select
 from molequi.interfaces.ase import Calculator
 from molequi.last_layer import LaplaceEnsemble
 from molequi.simulation.bounds import forces_std
+from molequi.simulation.files import whole
 from molequi.util.files import write_results
 from molequi.util.options import Options
 from molequi.util.signature import check_keywords
@@ -41,7 +42,8 @@ class Guard(Options):
     ----------
     max_std : float, > 0, or "auto"
         Largest standard deviation in eV/Å. "auto" is twice the 99 % quantile of the largest of each
-        structure of the validation data, which `molequi.laplace` keeps.
+        structure of the validation data, which `molequi.laplace` keeps. The factor of two is a choice: it
+        does not follow from the calibration, and promises no share of failures that are noticed.
     every : int, > 0
         Steps between two looks.
     frames : int, > 0
@@ -108,7 +110,7 @@ class Watch:
         step : int
             Its step.
         """
-        if self.drives is not self.calculator and self._last[0] != step:
+        if atoms.calc is not self.calculator and self._last[0] != step:
             self.calculator.calculate(atoms)
         found = forces_std(self.calculator)
         assert found is not None
@@ -147,6 +149,24 @@ class Watch:
         self._looks += 1
         if len(self._frames) > _KEPT:
             self._frames, self._stride = self._frames[::2], 2 * self._stride
+
+    def resume(self, step: int | None) -> None:
+        """Remember the frames that an earlier call wrote, up to a step; without a step remove its file.
+
+        Parameters
+        ----------
+        step : int or None
+            The step at which the simulation goes on; None if it begins.
+        """
+        path = None if self.out is None else self.out / TO_LABEL
+        if path is None or not path.exists():
+            return
+        if step is None:
+            path.unlink()
+            return
+        with whole(path):
+            found = read(path, ":", format="extxyz")
+            self._frames = [frame for frame in found if int(frame.info["step"]) <= step]
 
     @contextmanager
     def frames_on_failure(self) -> Iterator[None]:
@@ -218,7 +238,7 @@ def _limit(guard: Guard, calculator: Calculator) -> float:
     level = kept.get("forces_std")
     if not isinstance(level, (int, float)):
         raise ConfigError(
-            "guard='auto' takes its threshold from the validation data of mq.laplace(model, train, valid), "
-            "and this model has none; wanted a number in eV/Å, such as guard=0.3"
+            "limits={'guard': 'auto'} takes its threshold from the validation data of "
+            "mq.laplace(model, train, valid), and this model has none; wanted a number in eV/Å, such as limits={'guard': 0.3}"
         )
     return 2.0 * float(level)

@@ -227,6 +227,8 @@ def md_many(
     engine = as_calculator(calculator)
     check_energy(engine)
     limits = as_options(Limits, given["limits"], "md.limits")
+    if limits.guard is not None:
+        raise ConfigError("md.limits.guard: a guard is of one simulation; leave it out, or take max_std")
     total = number_of_steps(given["time"], given["steps"], plans[0].settings.timestep)
     advanced: list[Simulation] = []
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
 
@@ -91,8 +91,12 @@ class Limits(SimulationOptions):
     max_std : float, > 0, optional
         Largest standard deviation of the force on an atom over the members of an `Ensemble` (``forces_std``),
         in eV/Å. Members differ where they were not trained.
+    guard : Guard, mapping, float or "auto", optional
+        Of `md`: watches the uncertainty of the forces of an `Ensemble` or of a model of `molequi.laplace`
+        every few steps, and writes the frames to label; see `Guard`. A number is its ``max_std``.
     """
 
     max_heating: Annotated[float, Gt(0)] = 1e4
     max_force: Annotated[float, Gt(0)] = 1e3
     max_std: Annotated[float, Gt(0)] | None = None
+    guard: Any = None  # a Guard or what makes one, which `md` checks

@@ -235,7 +235,7 @@ def train_model(
             )
         raise ConfigError(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
-            "seed=[0, 1, 2]"
+            "seed=[0, 1, 2], and model.mean_model is the Model of mq.laplace"
         )
     if model.levels and not isinstance(options.seed, int):
         raise ConfigError(

@@ -8,6 +8,7 @@ import molequi as mq
 from molequi.errors import ConfigError
 from molequi.inference import coverage
 from molequi.inference.conformal import Scores
+from molequi.simulation.guard import Watch
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
 
@@ -104,3 +105,24 @@ def test_what_is_missing_is_named(trusted):
     many = mq.Ensemble([trusted.mean_model, trusted.mean_model])
     with pytest.raises(ConfigError, match=r"there are 0 kept in the model; give held-out data.*calibration="):
         mq.predict(many, DATA[:2], interval=0.9, scaled=True, progress=False)
+
+
+def test_data_without_labels_are_named(trusted):
+    bare = mq.Dataset([graph.replace(targets={}) for graph in DATA[:12]])
+    with pytest.raises(ConfigError, match="coverage: the data have no labels of energy, forces; wanted some"):
+        coverage(trusted, bare, scaled=True)
+    with pytest.raises(ConfigError, match="there are 0 in the calibration data"):
+        mq.predict(trusted, DATA[0], interval=0.9, scaled=True, calibration=bare, progress=False)
+
+
+def test_calibration_by_other_data_changes_no_interval(trusted):
+    """What the file keeps are errors in standard deviations; the guard's threshold is one of these."""
+    other = trusted.calibrated({"forces": 2.0, "energy": 3.0})
+    old, new = (
+        mq.predict(one, DATA[0], interval=0.8, scaled=True, progress=False)[0] for one in (trusted, other)
+    )
+    assert np.allclose(new["forces_std"], 2 * old["forces_std"])
+    for name in ("energy_low", "energy_high", "forces_low", "forces_high"):
+        assert np.allclose(new[name], old[name])
+    limits = [Watch(mq.Guard(), mq.Calculator(one), None).limit for one in (trusted, other)]
+    assert limits[1] == pytest.approx(2 * limits[0])

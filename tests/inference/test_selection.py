@@ -94,3 +94,15 @@ def test_messages(trusted):
         mq.select(trusted, DATA[:9], 3, max_std=1e-9, progress=False)
     with pytest.raises(ConfigError, match="select.by"):
         mq.select(trusted, DATA[:9], 3, by="entropy")
+
+
+def test_copies_have_no_novelty(trusted):
+    """Their invariants differ by rounding, which must not be divided by its own standard deviation."""
+    single = mq.load_dataset(DATA[:1])
+    pool = mq.Dataset([*(single[0] for _ in range(20)), *(single[0].replace(pos=single[0].pos + 3.0),)])
+    for model in (trusted, trusted.float()):
+        found = mq.select(model, pool, 3, progress=False)
+        assert np.all(found.novelty[1:] < 1e-6)
+    trusted.double()
+    with pytest.raises(ConfigError, match="n=30 of a pool of 21 structures; wanted at most 21"):
+        mq.select(trusted, pool, 30, progress=False)

@@ -8,7 +8,7 @@ from ase.build import molecule
 
 import molequi as mq
 from molequi.cli.program import main
-from molequi.errors import ConfigError, SimulationError
+from molequi.errors import ConfigError, ModelError, SimulationError
 from molequi.simulation.guard import Watch, is_possible
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
@@ -28,7 +28,8 @@ def trusted():
     return mq.laplace(model(), DATA[:20], DATA[20:40], progress=False)
 
 
-def run(of, **options):
+def run(of, guard=None, limits=None, **options):
+    options["limits"] = (limits or {}) | {"guard": guard}
     return mq.md(START, of, ensemble="nvt", progress=False, **({"steps": 40, "temperature": 300.0} | options))
 
 
@@ -87,7 +88,8 @@ def test_ensembles_are_watched_too():
     with pytest.raises(SimulationError, match="of the guard"):
         run(many, guard=1e-9)
     with pytest.raises(
-        ConfigError, match=r"guard='auto' takes its threshold from the validation data of mq.laplace"
+        ConfigError,
+        match=r"limits={'guard': 'auto'} takes its threshold from the validation data of mq.laplace",
     ):
         run(many, guard="auto")
 
@@ -113,10 +115,12 @@ def test_messages():
         match="guard: the calculator gives no standard deviation of the forces; wanted an Ensemble",
     ):
         run(model(), guard=0.3)
-    with pytest.raises(ConfigError, match="md.guard"):
+    with pytest.raises(ConfigError, match="md.limits.guard"):
         run(model(), guard={"max_std": -1.0})
-    with pytest.raises(ConfigError, match="md.guard.every"):
+    with pytest.raises(ConfigError, match="md.limits.guard.every"):
         run(model(), guard={"every": 0})
+    with pytest.raises(ConfigError, match="md.limits.guard: a guard is of one simulation"):
+        mq.md_many(START, model(), replicas=2, steps=1, limits={"guard": 0.3}, progress=False)
 
 
 def test_commands(trusted, tmp_path, capsys, monkeypatch):
@@ -137,7 +141,44 @@ def test_commands(trusted, tmp_path, capsys, monkeypatch):
         == 0
     )
     assert "3 of 30 structures" in capsys.readouterr().out and len(ase.io.read("picks.xyz", ":")) == 3
+    assert main(["finetune", "sure.safetensors", str(cold)]) == 2
+    assert "has a Laplace approximation; name the file of the model without it" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="is a model with a Laplace approximation; wanted a single Model"):
+        mq.merge([trusted, trusted])
+    assert main(["info", "sure.safetensors"]) == 0
+    assert "standard deviations: Laplace approximation, 8 directions" in capsys.readouterr().out
     assert main(["select", "sure.safetensors", str(cold)]) == 2
     assert "--out is missing" in capsys.readouterr().err
     assert main(["laplace", "plain.safetensors", str(cold), str(cold), "--out", "x.pt"]) == 2
     assert "wanted a .safetensors file" in capsys.readouterr().err
+
+
+def test_frames_of_an_earlier_call_are_kept_and_a_restart_removes_them(trusted, tmp_path):
+    options = {"steps": 60, "temperature": 400.0, "out": tmp_path}
+    level = float(run(trusted, guard=1e3, every=5, steps=60, temperature=400.0).history["forces_std"].max())
+    guard = {"max_std": 0.999 * level, "every": 5}
+    wanted = None
+    for _ in range(2):
+        with pytest.raises(SimulationError, match="frames to label") as found:
+            run(trusted, guard=guard, **options)
+        steps = [int(frame.info["step"]) for frame in ase.io.read(tmp_path / "to_label.xyz", ":")]
+        wanted = steps if wanted is None else wanted
+        assert steps == wanted == [f.info["step"] for f in found.value.to_label] and len(steps) > 3
+    run(trusted, guard=1e3, resume="restart", **options)
+    assert not (tmp_path / "to_label.xyz").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_log_keeps_its_columns_if_a_guard_is_added_or_left_out(trusted, tmp_path, first):
+    plain, watched = (trusted.mean_model, {}), (trusted, {"limits": {"guard": 1e3}})
+    crystal = START.copy()
+    crystal.set_cell([12.0, 12.0, 12.0])
+    crystal.pbc = True
+    for steps, (of, more) in zip((20, 40), (watched, plain) if first else (plain, watched)):
+        found = mq.md(crystal, of, ensemble="nvt", steps=steps, out=tmp_path, progress=False, **more)
+    assert np.allclose(found.history["volume"], 12.0**3)
+    assert ("forces_std" in found.history) == first
+    if first:
+        assert np.isfinite(found.history["forces_std"]).tolist() == [True, True, False]
+    again = mq.md(crystal, of, ensemble="nvt", steps=40, out=tmp_path, progress=False, **more)
+    assert np.array_equal(again.history["volume"], found.history["volume"])
