@@ -36,12 +36,22 @@ class LayerNorm(nn.LayerNorm):
     Born charges from an energy, and of Hessians need them. The parameters are the same, and so is the speed
     of a training step.
 
+    Parameters
+    ----------
+    channels : int
+        Size of the last dimension, which is normalized.
+    eps : float
+        ε, added to the variance.
+
     Examples
     --------
     >>> x = torch.randn(5, 4)
     >>> torch.allclose(LayerNorm(4)(x), nn.functional.layer_norm(x, (4,)), atol=1e-6)
     True
     """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps=eps)
 
     def forward(self, input: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         # As torch, in float32 at least, also under autocast.
