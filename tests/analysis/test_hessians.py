@@ -137,6 +137,7 @@ def test_wrong_calls_are_named():
         ({"step": 0.1}, "step=0.1 has no effect: this Hessian is analytic"),
         ({"dtype": "float16"}, "dtype"),
         ({"block": 0}, "block"),
+        ({"step": True, "method": "finite-differences"}, "step=True: wanted Å, above zero"),
     ]:
         with pytest.raises(ConfigError, match=words):
             mq.hessian(made, WATER, **changes)
