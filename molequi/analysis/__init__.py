@@ -19,6 +19,7 @@ from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
 from molequi.analysis.phonon_bands import Phonons, phonons
 from molequi.analysis.spectra import Spectrum, infrared, raman
+from molequi.analysis.thermochemistry import Thermochemistry
 from molequi.analysis.trajectories import Analysis, analyze
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Phonons",
     "RadialDistribution",
     "Spectrum",
+    "Thermochemistry",
     "VibrationalDensity",
     "add_hessian_products",
     "analyze",

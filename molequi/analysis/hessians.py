@@ -345,8 +345,7 @@ def _method(source: object, method: str | None, block: int | None, step: float |
     """The method that is meant. Raises ConfigError for contradictions."""
     if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ConfigError(f"block={block!r}: wanted a whole number, 1 or more")
-    if step is not None and not (isinstance(step, (int, float)) and np.isfinite(step) and step > 0):
-        raise ConfigError(f"step={step!r}: wanted Å, above zero")
+    check_step("step", step, "Å")
     if method not in (None, *get_args(Kind)):
         raise ConfigError(f"method={method!r}: wanted {', '.join(map(repr, get_args(Kind)))}")
     analytic = isinstance(source, Calculator)

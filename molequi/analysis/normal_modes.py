@@ -1,20 +1,27 @@
 """Vibrations of molecules, from the Hessian of a model or by ASE's finite differences."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixAtoms
 from ase.vibrations import Vibrations, VibrationsData
 
 from molequi.analysis.hessians import STEP, SecondDerivatives, check_step, chosen_method, hessian
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
+from molequi.analysis.thermochemistry import Thermochemistry, thermochemistry_of
+from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
 from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 _EV_PER_CM = 1.239841984e-4  # h c (CODATA 2018)
+_UNIT = units._hbar * units.m / np.sqrt(units._e * units._amu)  # ħ √(eV/Å²/u) in eV
+_LINE = 1e-2  # Å; below it a rotation of the atoms counts as none
 _HEAD = ("mode", "cm⁻¹", "")
 
 
@@ -27,31 +34,31 @@ class NormalModes:
     wavenumber : array, shape (M,)
         Wavenumbers in 1/cm, in increasing order; imaginary ones are negative.
     modes : array, shape (M, N, 3)
-        Displacements of the atoms in each mode.
-    rigid : int
-        Number of modes that move the whole: 6 for a molecule, 5 for a linear one, 3 in a lattice, 0 with
-        fixed atoms. Those with the smallest absolute wavenumbers count as such.
+        Displacements of the atoms in each mode, of length 1 when weighted with √m.
+    internal : array of bool, shape (M,)
+        Which modes are vibrations and not motions of the whole. Translations and rotations are projected out
+        of these, so a soft vibration stays one.
     start : Start
         The structure.
     data : ase.vibrations.VibrationsData
-        ASE's result, with the Hessian and everything that ASE makes of it.
+        ASE's result, with the Hessian and everything that ASE makes of it, without a projection.
     method : {"analytic", "finite-differences"}
         Where the Hessian came from.
     """
 
     wavenumber: np.ndarray
     modes: np.ndarray
-    rigid: int
+    internal: np.ndarray
     start: Start
     data: VibrationsData
     method: str = "finite-differences"
 
     @property
-    def internal(self) -> np.ndarray:
-        """Which modes are vibrations and not motions of the whole, shape (M,)."""
-        mask = np.ones(len(self.wavenumber), dtype=bool)
-        mask[np.abs(self.wavenumber).argsort()[: self.rigid]] = False
-        return mask
+    def rigid(self) -> int:
+        """Number of modes that move the whole: 6 for a molecule, 5 for a linear one, 3 in a lattice; with
+        fixed atoms, those of its rotations that leave these where they are.
+        """
+        return int((~self.internal).sum())
 
     @property
     def imaginary(self) -> int:
@@ -62,6 +69,68 @@ class NormalModes:
     def zero_point_energy(self) -> float:
         """Zero-point energy of the real vibrations in eV."""
         return float(self.wavenumber[self.internal].clip(min=0).sum() * _EV_PER_CM / 2)
+
+    @check_keywords()
+    def thermochemistry(
+        self,
+        temperature: float | Sequence[float] = 298.15,
+        *,
+        pressure: float | None = None,
+        symmetry_number: int | None = None,
+        spin: int | None = None,
+        transition_state: bool = False,
+    ) -> Thermochemistry:
+        """Internal energy, enthalpy, entropy and Gibbs energy of a rigid rotor with harmonic vibrations.
+
+        A molecule is an ideal gas, by ASE's ``IdealGasThermo``. A structure that is periodic or has fixed
+        atoms only vibrates, by ASE's ``HarmonicThermo``; for crystals see `Phonons.thermal`.
+
+        Parameters
+        ----------
+        temperature : float or sequence of float
+            Temperatures in K.
+        pressure : float, > 0, optional
+            Pressure of the gas in Pa; 101325 by default.
+        symmetry_number : int, >= 1, optional
+            Number of rotations that map the molecule onto itself; by default those found with a tolerance of
+            0.01 Å.
+        spin : int, >= 1, optional
+            The multiplicity 2S + 1; by default that of ``atoms.info``, or the lowest that the number of
+            electrons allows.
+        transition_state : bool
+            Leave out the one imaginary vibration of a transition state.
+
+        Returns
+        -------
+        Thermochemistry
+            A row for each temperature.
+
+        Raises
+        ------
+        ConfigError
+            For settings out of range or without effect, and a multiplicity that is not possible.
+        DataError
+            For imaginary vibrations, and for some that cost nothing.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> found = vibrations(molecule("N2"), EMT()).thermochemistry([200, 300])
+        >>> bool(found.gibbs_energy[1] < found.gibbs_energy[0]), found.note
+        (True, 'ideal gas at 101325 Pa, linear, symmetry number 2, multiplicity 1')
+        """
+        return thermochemistry_of(
+            self.start.atoms,
+            self.wavenumber[self.internal],
+            self.rigid,
+            temperature=temperature,
+            transition_state=transition_state,
+            unit=_EV_PER_CM,
+            pressure=pressure,
+            symmetry_number=symmetry_number,
+            spin=spin,
+        )
 
     def tables(self) -> dict[str, dict[str, np.ndarray]]:
         """The table "vibrations": ``mode``, ``wavenumber_cm-1``, ``energy_meV`` and ``internal`` (0 or 1)."""
@@ -145,12 +214,11 @@ def vibrations(
     check_step("displacement", displacement, "Å")
     start = relaxed_start(atoms, calculator, relax_first=relax, cell=False, fmax=fmax, what="vibrations")
     chosen = chosen_method(start.atoms, method, displacement=displacement)
+    if not VibrationsData.indices_from_constraints(start.atoms):
+        raise ConfigError("vibrations: all atoms are fixed; wanted at least one that moves")
     data = _analytic(start) if chosen == "analytic" else _differences(start, displacement or STEP)
-    energies, modes = data.get_energies_and_modes(all_atoms=True)
-    values = energies.real - np.abs(energies.imag)
-    order = np.argsort(values, kind="stable")
-    rigid = _rigid_motions(start)
-    return NormalModes((values / _EV_PER_CM)[order], modes[order], rigid, start, data, chosen)
+    wavenumber, modes, internal = _normal_modes(data, _rigid_motions(start.atoms, data.get_indices()))
+    return NormalModes(wavenumber, modes, internal, start, data, chosen)
 
 
 def _analytic(start: Start) -> VibrationsData:
@@ -168,12 +236,37 @@ def _differences(start: Start, displacement: float) -> VibrationsData:
         return run.get_vibrations()
 
 
-def _rigid_motions(start: Start) -> int:
-    atoms = start.atoms
-    if atoms.constraints:
-        return 0
-    if atoms.pbc.any():
-        return 3
+def _rigid_motions(atoms: Atoms, moving: np.ndarray) -> np.ndarray:
+    """Translations and rotations of the moving atoms that leave the others in place, shape (3M, R)."""
+    if any(not isinstance(one, FixAtoms) for one in atoms.constraints):
+        return np.zeros((3 * len(moving), 0))
     away = atoms.positions - atoms.get_center_of_mass()
-    turns = {0: 0, 1: 2}  # a single atom does not turn, a line of atoms does not turn about itself
-    return 3 + turns.get(int(np.linalg.matrix_rank(away, tol=1e-2)), 3)
+    columns = [np.broadcast_to(axis, away.shape) for axis in np.eye(3)]
+    if not atoms.pbc.any():
+        columns += [np.cross(axis, away) for axis in np.eye(3)]
+    motions = np.stack(columns, -1)
+    fixed = np.setdiff1d(np.arange(len(atoms)), moving)
+    _, sizes, mixed = np.linalg.svd(motions[fixed].reshape(-1, len(columns)))
+    free = mixed[(sizes > _LINE).sum() :].T  # combinations that leave the fixed atoms in place
+    found = motions[moving].reshape(3 * len(moving), -1) @ free
+    _, sizes, mixed = np.linalg.svd(found)
+    return found @ mixed[: (sizes > _LINE).sum()].T  # a line of atoms does not turn about itself
+
+
+def _normal_modes(data: VibrationsData, motions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Wavenumbers, modes and which are vibrations: the Hessian within and without the rigid motions."""
+    moving = data.get_indices()
+    root = np.repeat(data.get_atoms().get_masses()[moving] ** 0.5, 3)
+    hessian = data.get_hessian_2d() / root / root[:, None]
+    basis = np.linalg.qr(root[:, None] * motions, mode="complete")[0]
+    count, squares, vectors = motions.shape[1], [], []
+    for part in (basis[:, :count], basis[:, count:]):
+        values, own = np.linalg.eigh(part.T @ hessian @ part)
+        squares.append(values)
+        vectors.append(part @ own)
+    square, internal = np.concatenate(squares), np.arange(len(root)) >= count
+    wavenumber = np.sign(square) * np.sqrt(np.abs(square)) * _UNIT / _EV_PER_CM
+    modes = np.zeros((len(root), len(data.get_atoms()), 3))
+    modes[:, moving] = (np.hstack(vectors) / root[:, None]).T.reshape(len(root), -1, 3)
+    order = np.argsort(wavenumber, kind="stable")
+    return wavenumber[order], modes[order], internal[order]

@@ -25,6 +25,7 @@ _TEXTS = {
 _SPECTRA = ("infrared", "raman")
 _TABLES = (
     *("rdf", "msd", "vdos", "bonds", "angles", "eos", "elastic", "vibrations", "phonons", "phonon_dos"),
+    "thermochemistry",
     *(f"{name}{part}" for name in _SPECTRA for part in ("", "_lines")),
 )
 _WRITTEN = (
@@ -68,7 +69,19 @@ def _flags(name: str) -> dict[str, Option]:
 
     own = flags_of(_Output)
     own["out"] = replace(own["out"], default="analysis" if name == "analyze" else name)
-    return flags_of(getattr(analysis, name)) | own | ({} if name == "analyze" else flags_of(ModelInputs))
+    inputs = {} if name == "analyze" else flags_of(ModelInputs)
+    return flags_of(getattr(analysis, name)) | _thermal(name) | own | inputs
+
+
+def _thermal(name: str) -> dict[str, Option]:
+    """Flags of thermochemistry, which is calculated if one of them is given."""
+    from molequi.analysis import NormalModes
+
+    if name != "vibrations":
+        return {}
+    flags = flags_of(NormalModes.thermochemistry)
+    several = replace(flags["temperature"], kind="float ...", hint=Sequence[float])
+    return flags | {"temperature": several}
 
 
 def _analyze(given: argparse.Namespace) -> None:
@@ -90,11 +103,16 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
     function: Callable[..., Any] = getattr(analysis, name)
     plain, out, inputs = _options(given, name, function)
     check_unused(out, _WRITTEN)
+    heat = {key: plain.pop(key) for key in _thermal(name) if key in plain}
     atoms, calculator = inputs.read(given.structures, given.model)
     result = function(atoms, calculator, **plain)
     print(result)
+    found = result.thermochemistry(**heat) if heat else None
+    if found:
+        print(found)
     with lock_folder(out):
         paths = [*_write(result, out), *analysis.write_structures(result, out)]
+        paths += analysis.write_tables(found, out) if found else []
     _say(out, paths)
 
 
@@ -117,14 +135,18 @@ def _options(
     given: argparse.Namespace, name: str, function: Callable[..., Any]
 ) -> tuple[dict[str, Any], Path, ModelInputs]:
     """Keyword arguments of the function, the folder, and how the model runs."""
+    from molequi.analysis import NormalModes
     from molequi.util.files import check_target_folder
     from molequi.util.options import collect
 
     options = given_flags(given, _flags(name))
     out = {"out": options.pop("out", "analysis" if name == "analyze" else name)}
     inputs = {key: options.pop(key) for key in flags_of(ModelInputs) if key in options}
+    heat = {key: options[key] for key in _thermal(name) if key in options}
+    own = {key: value for key, value in options.items() if key not in heat}
     collect(
-        partial(check_flags, name, function, options),
+        partial(check_flags, name, function, own),
+        *([partial(check_flags, name, NormalModes.thermochemistry, heat)] if heat else []),
         partial(check_flags, name, _Output, out),
         partial(check_flags, name, ModelInputs, inputs),
     )

@@ -13,7 +13,7 @@ from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.data.sources import Source
 from molequi.data.units import factor, is_unit
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError
 from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.ase_formats import check_occupancy
@@ -182,7 +182,7 @@ def from_atoms(
     DataError
         With the number of the structure, for what is missing, not finite, contradictory or impossible.
     ConfigError
-        For names that do not exist.
+        For names that do not exist, and for what is no sequence of ase.Atoms, such as a single one.
 
     Examples
     --------
@@ -192,7 +192,23 @@ def from_atoms(
     [-31.7]
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial, allow=allow)
-    return of_frames((Frame(atoms, "", k) for k, atoms in enumerate(structures)), request)
+    return of_frames((Frame(atoms, "", k) for k, atoms in enumerate(_several(structures))), request)
+
+
+def _several(structures: Iterable[Any]) -> Iterator["Atoms"]:
+    """The structures one by one. Raises ConfigError for what is no sequence of ase.Atoms."""
+    from ase import Atoms
+
+    if isinstance(structures, Atoms):
+        raise ConfigError("from_atoms: one ase.Atoms; wanted a sequence of them: from_atoms([atoms])")
+    if isinstance(structures, (str, Path)):
+        raise ConfigError(f"from_atoms: {str(structures)!r} is a path; files are read by read_ase")
+    if not isinstance(structures, Iterable):
+        raise ConfigError(f"from_atoms: {type(structures).__name__}; wanted a sequence of ase.Atoms")
+    for k, atoms in enumerate(structures):
+        if not isinstance(atoms, Atoms):
+            raise ConfigError(f"from_atoms: structure {k} is {type(atoms).__name__}; wanted ase.Atoms")
+        yield atoms
 
 
 def of_frames(frames: Iterable[Frame], request: Request, sources: Sequence[Source] = ()) -> Dataset:

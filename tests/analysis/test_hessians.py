@@ -137,6 +137,7 @@ def test_wrong_calls_are_named():
         ({"step": 0.1}, "step=0.1 has no effect: this Hessian is analytic"),
         ({"dtype": "float16"}, "dtype"),
         ({"block": 0}, "block"),
+        ({"step": True, "method": "finite-differences"}, "step=True: wanted Å, above zero"),
     ]:
         with pytest.raises(ConfigError, match=words):
             mq.hessian(made, WATER, **changes)
@@ -215,3 +216,41 @@ def test_methods_without_effect_are_named():
     water.set_constraint(FixBondLength(0, 1))
     with pytest.raises(ConfigError, match="the constraint FixBondLengths: only FixAtoms is known"):
         mq.vibrations(water, calculator, relax=False, method="analytic")
+
+
+@pytest.fixture(scope="module")
+def copper():
+    """A model of hcp copper that was trained on a few strained cells."""
+    torch.manual_seed(0)
+    rng, frames = np.random.default_rng(0), []
+    for k in range(12):
+        frame = bulk("Cu", "hcp", a=2.54, c=4.15)
+        frame.set_cell(frame.cell.array @ (np.eye(3) + 0.05 * rng.normal(size=(3, 3))), scale_atoms=True)
+        frame.rattle(0.08, seed=k)
+        frame.calc = EMT()
+        frame.get_stress()
+        frames.append(frame)
+    data = mq.from_atoms(frames, allow=["energy-force-scale"])
+    made = mq.Model(
+        mq.NequIP(elements=["Cu"], cutoff=4.0, channels=8, layers=1, l_max=1),
+        ["energy", "forces", "stress"],
+    )
+    options = {"epochs": 40, "lr": 1e-2, "batch_size": 4, "logging": {"progress": False}}
+    mq.fit(made, data[:10], data[10:], **options)
+    return made
+
+
+def test_elastic_constants_and_phonons_by_both_methods(copper):
+    """Relaxed ions in closed form against relaxations in strained cells; force constants against phonopy's."""
+    pytest.importorskip("phonopy")
+    crystal = bulk("Cu", "hcp", a=2.54, c=4.15)
+    exact = mq.elastic(crystal, copper, fmax=1e-4)
+    near = mq.elastic(crystal, copper, fmax=1e-4, method="finite-differences", strain=1e-3)
+    frozen = mq.elastic(exact.start.atoms, copper, relax=False)
+    assert np.allclose(exact.matrix, near.matrix, atol=0.05) and exact.stable
+    assert frozen.matrix[0, 0] > exact.matrix[0, 0] + 1  # the ions do relax
+    options = {"relax": False, "supercell": [2, 2, 2], "mesh": 3, "points": 20}
+    bands = mq.phonons(exact.start.atoms, copper, **options)
+    wanted = mq.phonons(exact.start.atoms, copper, displacement=1e-3, **options)
+    assert (bands.method, wanted.method) == ("analytic", "finite-differences")
+    assert np.allclose(bands.bands, wanted.bands, atol=1e-3) and bands.bands.max() > 1

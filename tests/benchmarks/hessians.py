@@ -7,9 +7,8 @@
 Data are the shipped frames of ethanol at 300 K with labels of GFN2-xTB: 50 for training, 50 for validation, 100 for the test, drawn at random.
 "plain" trains on energies and forces. "products" has a product of the Hessian with a random direction for each frame, from two more calculations of
 forces, and the same frames, epochs and options. "calls" spends these calculations on 100 more frames instead (at most 200). "time" is "plain" with as many epochs as
-take the processor time of "products". The weight of the products was chosen on the validation frames of seed 0. Vibrations are those of the relaxed
-molecule (trans), by the analytic Hessian of the model, beside GFN2-xTB by differences of its own forces. Rows are appended to build/hessians.jsonl;
-seconds are those of one processor.
+take the processor time of "products". Vibrations are those of the relaxed molecule (trans), by the analytic Hessian of the model, beside GFN2-xTB by
+differences of its own forces. Rows are appended to build/hessians.jsonl; seconds are those of one processor.
 """
 
 import argparse

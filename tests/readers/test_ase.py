@@ -116,6 +116,20 @@ def test_labels_are_found_in_info_arrays_and_calculator():
         from_atoms([b])
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (hydrogen(), r"one ase.Atoms; wanted a sequence of them: from_atoms\(\[atoms\]\)"),
+        ("a.xyz", "'a.xyz' is a path; files are read by read_ase"),
+        (3, "int; wanted a sequence of ase.Atoms"),
+        ([hydrogen(), "a.xyz"], "structure 1 is str; wanted ase.Atoms"),
+    ],
+)
+def test_what_is_no_sequence_of_atoms(given, words):
+    with pytest.raises(ConfigError, match=f"from_atoms: {words}"):
+        from_atoms(given)
+
+
 def test_calculators_are_not_run():
     atoms = hydrogen()
     atoms.calc = LennardJones()

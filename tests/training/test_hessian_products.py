@@ -114,7 +114,7 @@ def test_training_learns_them_and_the_file_has_none(tmp_path):
     data = waters(12)
     train, valid = data[:8], data[8:]
     labelled = mq.add_hessian_products(train, Springs())
-    made = model(mq.NequIP, l_max=1)
+    made = model()
     options = dict(epochs=6, lr=1e-2, out=tmp_path / "run", **QUIET)
     loss = {"energy": 1e-3, "forces": 1e-3, "hessian_products": 1}
     test = mq.add_hessian_products(valid, Springs())
@@ -126,7 +126,7 @@ def test_training_learns_them_and_the_file_has_none(tmp_path):
     kept = mq.load(tmp_path / "run" / "model.safetensors")
     assert list(kept.quantities) == ["energy", "forces"] and kept.metadata["trained_on"]
     assert torch.equal(kept(mq.connect(data[0], 4.0))["energy"], made(mq.connect(data[0], 4.0))["energy"])
-    again = mq.fit(model(mq.NequIP, l_max=1), labelled, valid, loss=LOSS, seed=[0, 1], epochs=1, **QUIET)
+    again = mq.fit(model(), labelled, valid, loss=LOSS, seed=[0, 1], epochs=1, **QUIET)
     assert list(again.model.quantities) == ["energy", "forces"] and len(again.model.members) == 2
 
 
