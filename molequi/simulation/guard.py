@@ -239,6 +239,7 @@ def _limit(guard: Guard, calculator: Calculator) -> float:
     if not isinstance(level, (int, float)):
         raise ConfigError(
             "limits={'guard': 'auto'} takes its threshold from the validation data of "
-            "mq.laplace(model, train, valid), and this model has none; wanted a number in eV/Å, such as limits={'guard': 0.3}"
+            "mq.laplace(model, train, valid), and this model has none; wanted a number in eV/Å, such as "
+            "limits={'guard': 0.3}"
         )
     return 2.0 * float(level)
