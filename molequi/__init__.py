@@ -169,6 +169,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         simulation,
         spectral,
         symmetry,
+        terms,
         training,
         weights,
     )
