@@ -1,5 +1,7 @@
 """Responses to an electric field: derivatives of one energy, net charges, and what is said if something is missing."""
 
+import importlib
+
 import pytest
 import torch
 from ase.build import molecule
@@ -233,3 +235,17 @@ def test_the_calculator_takes_the_field_of_the_atoms():
     plain.calc = mq.Calculator(mq.Model(mq.PaiNN(elements=["H", "O"]), ["energy"]))
     with pytest.raises(ModelError, match="is in an electric field"):
         plain.get_potential_energy()
+
+
+@pytest.mark.parametrize("charge", [False, True])
+def test_models_that_read_a_field_are_compiled(monkeypatch, charge):
+    program = importlib.import_module("molequi.accelerate")
+    monkeypatch.setattr(program, "BACKEND", lambda traced, inputs: traced)
+    net = model(charge=charge).predicting(["energy", "forces"])
+    given = {"charge": 1} if charge else {}
+    graph = mq.connect(structure(electric_field=FIELD[0], **given), net.cutoff)
+    plain = net(graph)
+    fast = mq.accelerate(net)(graph)
+    assert sum(map(len, net.program.functions.values())) == 1
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-12, rtol=1e-10)

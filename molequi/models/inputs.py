@@ -73,31 +73,31 @@ class Inputs:
         return self.node_vectors + self.electric_field
 
 
-def see_field(backbone: "Backbone", given: tuple[Graph, ...]) -> tuple[Graph, ...]:
-    """Put the electric field in front of a backbone, as the last vector of each node.
+def see_field(backbone: "Backbone", graph: Graph) -> Graph:
+    """Put the electric field in front of a backbone that reads it, as the last vector of each node.
 
-    It is the forward pre-hook of every backbone with ``Inputs(electric_field=True)``, so that whatever reads
-    node vectors reads the field.
+    Every call of a backbone goes through it, so that whatever reads node vectors reads the field.
 
     Parameters
     ----------
     backbone : Backbone
         The backbone.
-    given : tuple of Graph
+    graph : Graph
         Its argument.
 
     Returns
     -------
-    tuple of Graph
-        The graph whose ``vec`` has one more vector.
+    Graph
+        The graph whose ``vec`` has one more vector; the graph itself if the backbone reads no field.
 
     Raises
     ------
     ModelError
         If the graph has another number of node vectors than the backbone reads.
     """
-    graph = given[0]
-    wanted = 0 if backbone.inputs is None else backbone.inputs.node_vectors
+    if backbone.inputs is None or not backbone.inputs.electric_field:
+        return graph
+    wanted = backbone.inputs.node_vectors
     found = 0 if graph.vec is None else graph.vec.shape[1]
     if found != wanted:
         raise ModelError(
@@ -109,7 +109,7 @@ def see_field(backbone: "Backbone", given: tuple[Graph, ...]) -> tuple[Graph, ..
     if field is None:
         field = graph.pos.new_zeros(graph.num_graphs, graph.dim)
     rows = field[graph.batch][:, None]
-    return (graph.replace(vec=rows if graph.vec is None else torch.cat([graph.vec, rows], dim=1)),)
+    return graph.replace(vec=rows if graph.vec is None else torch.cat([graph.vec, rows], dim=1))
 
 
 def check_field(backbone: "Backbone", graph: Graph) -> None:
