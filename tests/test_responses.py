@@ -2,14 +2,19 @@
 
 import importlib
 
+import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 import molequi as mq
+from molequi.config.inputs import with_inputs
+from molequi.config.names import Names
 from molequi.config.schema import build_model
 from molequi.data.checks import check_same_quantities
-from molequi.errors import ConfigError, ModelError
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.graph import FIELDS
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, as_label
@@ -249,3 +254,57 @@ def test_models_that_read_a_field_are_compiled(monkeypatch, charge):
     assert sum(map(len, net.program.functions.values())) == 1
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, atol=1e-12, rtol=1e-10)
+
+
+def in_fields(path=None, *, charge=None, count=24) -> list:
+    """Waters, every second one in a field."""
+    frames = []
+    for k in range(count):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        if k % 2:
+            atoms.info["electric_field"] = np.array([0.0, 0.0, 0.1])
+        if charge is not None:
+            atoms.info["charge"] = charge
+        atoms.calc = SinglePointCalculator(atoms, energy=0.01 * k, forces=np.zeros((3, 3)))
+        frames.append(atoms)
+    if path is not None:
+        ase.io.write(path, frames, format="extxyz")
+    return frames
+
+
+def test_files_may_mix_structures_in_a_field_and_others(tmp_path):
+    frames = in_fields(tmp_path / "mixed.xyz")
+    data = mq.read_extxyz(tmp_path / "mixed.xyz")
+    assert [g.electric_field.tolist() for g in data[:2]] == [[[0, 0, 0]], [[0, 0, 0.1]]]
+    net = model()
+    wanted = [float(mq.predict(net, [atoms], progress=False)[0]["energy"]) for atoms in frames[:2]]
+    for given in (frames, tmp_path / "mixed.xyz"):
+        found = [float(row["energy"]) for row in mq.predict(net, given, progress=False)[:2]]
+        assert found == pytest.approx(wanted, abs=1e-7)  # files round positions
+    assert with_inputs("PaiNN", {"train": data}, Names()) == {"PaiNN": {"inputs": {"electric_field": True}}}
+    assert with_inputs("PaiNN", {"train": data[::2]}, Names()) == "PaiNN"
+
+
+@pytest.mark.parametrize("charge", [None, 1])
+def test_data_in_a_field_are_linted(tmp_path, charge):
+    in_fields(tmp_path / "mixed.xyz", charge=charge)
+    assert "PaiNN of 64 channels" in str(mq.lint(tmp_path / "mixed.xyz").costs)
+
+
+def test_an_ion_in_a_field_needs_a_model_that_reads_the_charge(tmp_path):
+    net, graph = model(), structure(charge=1, electric_field=FIELD[0])
+    message = r"has the charge 1 .*PaiNN does not read the charge.*Inputs\(charge=True, electric_field=True\)"
+    with pytest.raises(ModelError, match=message):
+        outputs(net, graph)
+    outputs(net, graph.replace(electric_field=0 * FIELD))  # no field: nothing is pushed
+    outputs(net, structure(charge=1, electric_field=FIELD[0], cell=5 * torch.eye(3), pbc=True))
+    atoms = in_fields(charge=1)[1]
+    atoms.calc = mq.Calculator(net)
+    with pytest.raises(ModelError, match=message):
+        atoms.get_forces()
+    with pytest.raises(DataError, match="the charge 1 in an electric field, which pushes it"):
+        mq.predict(net, in_fields(charge=1), progress=False)
+    atoms.info["electric_field"] = [True, False, False]
+    with pytest.raises(DataError, match=r"electric_field is \[True, False, False\]; wanted numbers in V/Å"):
+        atoms.get_forces()

@@ -327,7 +327,16 @@ def _predicted_all(
     model: Model | Ensemble | None, frames: Sequence[Atoms], name: str, kind: str
 ) -> list[np.ndarray]:
     view = _check_predicts(model, name, kind)
-    return [found[name] for found in predict(view, list(frames), progress=False)]
+    values = [found[name] for found in predict(view, list(frames), progress=False)]
+    for k, value in enumerate(values):
+        if not np.isfinite(value).all():
+            raise DataError(
+                f"{kind}: the {name} of frame {k} is not finite. The dipole of a head, and so its Born charges, "
+                "is not defined in a cell; train mq.response('dipole') with Inputs(electric_field=True)"
+                if frames[k].pbc.any()
+                else f"{kind}: the {name} of frame {k} is not finite; check the model on this structure"
+            )
+    return values
 
 
 def _predicted(model: Model | Ensemble | None, atoms: Atoms, name: str, kind: str) -> np.ndarray:
@@ -355,7 +364,8 @@ def _of_frame(frame: Atoms, name: str, k: int) -> object:
     results: Mapping[str, object] = {} if frame.calc is None else frame.calc.results
     found = results.get(name, frame.info.get(name))
     if found is None:
-        raise DataError(f"frame {k} has no {name}; give a model that predicts it: mq.infrared(frames, model)")
+        kind = "infrared" if name == "dipole" else "raman"
+        raise DataError(f"frame {k} has no {name}; give a model that predicts it: mq.{kind}(frames, model)")
     return found
 
 
@@ -388,6 +398,27 @@ def _of_modes(modes: NormalModes, kind: str, strength: np.ndarray, width: float 
     return Spectrum(kind, grid, shapes @ strength, lines, strength, np.empty(0), text)
 
 
+def _free(frame: Atoms) -> int:
+    """Degrees of freedom that a simulation heats: without fixed atoms, the drift of the whole and, without a
+    lattice, its rotation if the frame does not turn.
+    """
+    count = int(frame.get_number_of_degrees_of_freedom())
+    if frame.constraints:
+        return max(count, 1)
+    whole = 3
+    if not frame.pbc.any():
+        still = frame.copy()
+        still.set_momenta(
+            still.get_momenta()
+            - still.get_masses()[:, None] * still.get_momenta().sum(0) / sum(still.get_masses())
+        )
+        away = still.positions - still.get_center_of_mass()
+        scale = float((np.linalg.norm(away, axis=1) * np.linalg.norm(still.get_momenta(), axis=1)).sum())
+        if np.linalg.norm(still.get_angular_momentum()) <= 1e-3 * scale:
+            whole += {0: 0, 1: 2}.get(int(np.linalg.matrix_rank(away, tol=1e-2)), 3)
+    return max(count - whole, 1)
+
+
 @dataclass(frozen=True)
 class _Motion:
     """What spectra of a trajectory have in common: the time step in ps, the thermal energy in eV, velocities
@@ -418,8 +449,13 @@ class _Motion:
         if temperature is not None:
             thermal = units.kB * temperature
         elif velocities is not None:
-            free = max(3 * len(masses) - 3, 1)
+            free = _free(frames[0])
             thermal = float(np.einsum("n,tnd->t", masses, velocities**2).mean() / free)
+            if not thermal > 1e-12:
+                raise DataError(
+                    "the atoms do not move against each other, so that the frames have no temperature; say it "
+                    "in K with temperature=…"
+                )
         else:
             raise ConfigError("the frames have no velocities; say their temperature in K with temperature=…")
         most = len(frames) - 1  # differences of two frames

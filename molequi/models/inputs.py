@@ -113,7 +113,7 @@ def see_field(backbone: "Backbone", graph: Graph) -> Graph:
 
 
 def check_field(backbone: "Backbone", graph: Graph) -> None:
-    """Check that an electric field acts on the model, if structures are in one.
+    """Check that an electric field acts on the model, if structures are in one, and on their net charges.
 
     Parameters
     ----------
@@ -125,14 +125,28 @@ def check_field(backbone: "Backbone", graph: Graph) -> None:
     Raises
     ------
     ModelError
-        If a field other than zero would be ignored.
+        If a field other than zero would be ignored, or its force on the net charge of a molecule.
     """
     field = graph.electric_field
-    if field is None or backbone.reads("electric_field") or is_fake(field) or not bool(field.any()):
+    reads, charge = backbone.reads("electric_field"), graph.charge
+    if field is None or (reads and (charge is None or backbone.reads("charge"))) or is_fake(field):
         return
-    row = int(field.flatten(1).any(1).nonzero()[0])
+    acts = field.flatten(1).any(1)
+    if reads and charge is not None:
+        acts = acts & (charge != 0)
+        acts = acts if graph.pbc is None else acts & ~graph.pbc.any(1)
+    if not bool(acts.any()):
+        return
+    row = int(acts.nonzero()[0])
+    where = f"structure {row} of the batch"
+    if reads and charge is not None:
+        raise ModelError(
+            f"{where} has the charge {float(charge[row]):g} and is in an electric field of "
+            f"{field[row].tolist()} V/Å, which pushes it; this {type(backbone).__name__} does not read the "
+            "charge: remove the field, or train a model with inputs=Inputs(charge=True, electric_field=True)"
+        )
     raise ModelError(
-        f"structure {row} of the batch is in an electric field of {field[row].tolist()} V/Å, which this "
+        f"{where} is in an electric field of {field[row].tolist()} V/Å, which this "
         f"{type(backbone).__name__} does not read; remove the field, or train a model with "
         "inputs=Inputs(electric_field=True)"
     )

@@ -139,6 +139,25 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert "of 20 frames" in capsys.readouterr().out and (tmp_path / "infrared" / "infrared.png").exists()
 
 
+def test_the_temperature_is_that_of_the_free_motion():
+    """A diatomic on its spring has 2 n - 5 = 1 degree of freedom; fixed atoms have none."""
+    assert " 300 K" in mq.infrared(trajectory(KT), model(), spacing=1.0).source
+    frames = trajectory(KT)
+    for frame in frames:
+        frame.set_velocities(np.zeros((2, 3)) + [1.0, 0, 0])
+    with pytest.raises(DataError, match="do not move against each other.*temperature="):
+        mq.infrared(frames, model(), spacing=1.0)
+
+
+def test_born_charges_of_a_head_in_a_cell_are_an_error():
+    head = mq.Model(mq.PaiNN(elements=["C", "O"], channels=8, layers=1), ["dipole"]).double().eval()
+    frames = trajectory(KT, steps=20)
+    for frame in frames:
+        frame.cell, frame.pbc = [6, 6, 6], True
+    with pytest.raises(DataError, match=r"born_charges of frame 0 is not finite.*mq\.response\('dipole'\)"):
+        mq.infrared(frames, head, spacing=1.0)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
