@@ -146,7 +146,8 @@ def infrared(
     Of normal modes the intensities are those of the double harmonic approximation, from Born charges Z:
     ∂μ/∂q = Σ_n Z_n ∂r_n/∂q. Of a trajectory it is the power spectrum of the dipole's rate
     μ̇ = Σ_n Z_n v_n, which exists in periodic cells too; without velocities, or without a model, that of the
-    differences of dipoles. Motions of the whole are left out.
+    differences of dipoles. With Born charges the drift of the whole
+    is left out; its rotation stays.
 
     Parameters
     ----------
@@ -331,8 +332,8 @@ def _predicted_all(
     for k, value in enumerate(values):
         if not np.isfinite(value).all():
             raise DataError(
-                f"{kind}: the {name} of frame {k} is not finite. The dipole of a head, and so its Born charges, "
-                "is not defined in a cell; train mq.response('dipole') with Inputs(electric_field=True)"
+                f"{kind}: the {name} of frame {k} is not finite. The dipole of a head, and so its Born "
+                "charges, is not defined in a cell; train mq.response('dipole') with Inputs(electric_field=True)"
                 if frames[k].pbc.any()
                 else f"{kind}: the {name} of frame {k} is not finite; check the model on this structure"
             )
@@ -453,8 +454,8 @@ class _Motion:
             thermal = float(np.einsum("n,tnd->t", masses, velocities**2).mean() / free)
             if not thermal > 1e-12:
                 raise DataError(
-                    "the atoms do not move against each other, so that the frames have no temperature; say it "
-                    "in K with temperature=…"
+                    "the atoms do not move against each other, so that the frames have no temperature; "
+                    "say it in K with temperature=…"
                 )
         else:
             raise ConfigError("the frames have no velocities; say their temperature in K with temperature=…")
