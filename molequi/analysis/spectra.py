@@ -333,7 +333,8 @@ def _predicted_all(
         if not np.isfinite(value).all():
             raise DataError(
                 f"{kind}: the {name} of frame {k} is not finite. The dipole of a head, and so its Born "
-                "charges, is not defined in a cell; train mq.response('dipole') with Inputs(electric_field=True)"
+                "charges, is not defined in a cell; train mq.response('dipole') with "
+                "Inputs(electric_field=True)"
                 if frames[k].pbc.any()
                 else f"{kind}: the {name} of frame {k} is not finite; check the model on this structure"
             )
