@@ -308,3 +308,28 @@ def test_an_ion_in_a_field_needs_a_model_that_reads_the_charge(tmp_path):
     atoms.info["electric_field"] = [True, False, False]
     with pytest.raises(DataError, match=r"electric_field is \[True, False, False\]; wanted numbers in V/Å"):
         atoms.get_forces()
+
+
+def test_own_backbones_declare_that_they_read_the_field():
+    """One that ignores `Graph.vec` would have no response."""
+
+    class Blind(mq.Backbone):
+        group = "O(n)"
+
+        def __init__(self, *, elements, inputs=None):
+            super().__init__(elements=elements, cutoff=None, inputs=inputs)
+            self.out = {"0e": 1}
+
+        def forward(self, graph):
+            ones = graph.pos.new_ones(graph.num_nodes, 1, 1)
+            return mq.Features(blocks={"0e": ones}, coordination=ones[:, 0, 0])
+
+    with pytest.raises(ConfigError, match="Blind cannot read it, only charge"):
+        Blind(elements=["H"], inputs=mq.Inputs(electric_field=True))
+    Blind.accepts = (*mq.Backbone.accepts, "electric_field")
+    Blind(elements=["H"], inputs=mq.Inputs(electric_field=True))
+
+
+def test_names_of_responses_are_text():
+    with pytest.raises(ConfigError, match=r"found \['dipole'\]; wanted names, as in mq\.response"):
+        mq.response(["dipole"])

@@ -407,7 +407,7 @@ def field_values(records: Sequence[Record], request: Request) -> dict[str, list[
             shape = spec.shape(r.pos.shape[1])
             rows = (len(r.pos),) if spec.per == "node" else ()
             if name not in r.values:
-                out[name].append(np.full((*rows, *shape), spec.default))  # type: ignore[arg-type]
+                out[name].append(np.full((*rows, *shape), spec.default))
                 continue
             value = np.asarray(r.values[name])
             if spec.dtype.is_floating_point:

@@ -69,7 +69,8 @@ class Backbone(nn.Module, ABC):
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
-        Names of the inputs that it can read. Any other one is an error.
+        Names of the inputs that it can read; an own one that uses `Graph.vec` adds "electric_field". Any
+        other is an error.
     out : dict of str to int
         Number of channels of each irrep that it returns.
     hparams : dict
@@ -110,9 +111,7 @@ class Backbone(nn.Module, ABC):
     clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
-    accepts: ClassVar[tuple[str, ...]] = (
-        *("charge", "spin", "node_features", "edge_features", "node_vectors", "electric_field"),
-    )
+    accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")
     out: dict[str, int]
     hparams: dict[str, Any]
     direction: Tensor | None
