@@ -320,8 +320,12 @@ def response(*names: str) -> list[Quantity]:
     ['-∂energy/∂electric_field', '∂dipole/∂electric_field', '∂dipole/∂positions']
     """
     for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"response: found {name!r}; wanted names, as in mq.response('dipole', 'polarizability')"
+            )
         if name not in RESPONSES:
-            guess = did_you_mean(str(name), RESPONSES)
+            guess = did_you_mean(name, RESPONSES)
             raise ConfigError(f"response {name!r} is not known{guess} Wanted some of {', '.join(RESPONSES)}")
     return [
         Quantity(**completed({"name": name, "gradient_of": RESPONSES[name][0]}))

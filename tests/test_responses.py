@@ -1,13 +1,20 @@
 """Responses to an electric field: derivatives of one energy, net charges, and what is said if something is missing."""
 
+import importlib
+
+import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 import molequi as mq
+from molequi.config.inputs import with_inputs
+from molequi.config.names import Names
 from molequi.config.schema import build_model
 from molequi.data.checks import check_same_quantities
-from molequi.errors import ConfigError, ModelError
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.graph import FIELDS
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, as_label
@@ -233,3 +240,96 @@ def test_the_calculator_takes_the_field_of_the_atoms():
     plain.calc = mq.Calculator(mq.Model(mq.PaiNN(elements=["H", "O"]), ["energy"]))
     with pytest.raises(ModelError, match="is in an electric field"):
         plain.get_potential_energy()
+
+
+@pytest.mark.parametrize("charge", [False, True])
+def test_models_that_read_a_field_are_compiled(monkeypatch, charge):
+    program = importlib.import_module("molequi.accelerate")
+    monkeypatch.setattr(program, "BACKEND", lambda traced, inputs: traced)
+    net = model(charge=charge).predicting(["energy", "forces"])
+    given = {"charge": 1} if charge else {}
+    graph = mq.connect(structure(electric_field=FIELD[0], **given), net.cutoff)
+    plain = net(graph)
+    fast = mq.accelerate(net)(graph)
+    assert sum(map(len, net.program.functions.values())) == 1
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-12, rtol=1e-10)
+
+
+def in_fields(path=None, *, charge=None, count=24) -> list:
+    """Waters, every second one in a field."""
+    frames = []
+    for k in range(count):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        if k % 2:
+            atoms.info["electric_field"] = np.array([0.0, 0.0, 0.1])
+        if charge is not None:
+            atoms.info["charge"] = charge
+        atoms.calc = SinglePointCalculator(atoms, energy=0.01 * k, forces=np.zeros((3, 3)))
+        frames.append(atoms)
+    if path is not None:
+        ase.io.write(path, frames, format="extxyz")
+    return frames
+
+
+def test_files_may_mix_structures_in_a_field_and_others(tmp_path):
+    frames = in_fields(tmp_path / "mixed.xyz")
+    data = mq.read_extxyz(tmp_path / "mixed.xyz")
+    assert [g.electric_field.tolist() for g in data[:2]] == [[[0, 0, 0]], [[0, 0, 0.1]]]
+    net = model()
+    wanted = [float(mq.predict(net, [atoms], progress=False)[0]["energy"]) for atoms in frames[:2]]
+    for given in (frames, tmp_path / "mixed.xyz"):
+        found = [float(row["energy"]) for row in mq.predict(net, given, progress=False)[:2]]
+        assert found == pytest.approx(wanted, abs=1e-7)  # files round positions
+    assert with_inputs("PaiNN", {"train": data}, Names()) == {"PaiNN": {"inputs": {"electric_field": True}}}
+    assert with_inputs("PaiNN", {"train": data[::2]}, Names()) == "PaiNN"
+
+
+@pytest.mark.parametrize("charge", [None, 1])
+def test_data_in_a_field_are_linted(tmp_path, charge):
+    in_fields(tmp_path / "mixed.xyz", charge=charge)
+    assert "PaiNN of 64 channels" in str(mq.lint(tmp_path / "mixed.xyz").costs)
+
+
+def test_an_ion_in_a_field_needs_a_model_that_reads_the_charge(tmp_path):
+    net, graph = model(), structure(charge=1, electric_field=FIELD[0])
+    message = r"has the charge 1 .*PaiNN does not read the charge.*Inputs\(charge=True, electric_field=True\)"
+    with pytest.raises(ModelError, match=message):
+        outputs(net, graph)
+    outputs(net, graph.replace(electric_field=0 * FIELD))  # no field: nothing is pushed
+    outputs(net, structure(charge=1, electric_field=FIELD[0], cell=5 * torch.eye(3), pbc=True))
+    atoms = in_fields(charge=1)[1]
+    atoms.calc = mq.Calculator(net)
+    with pytest.raises(ModelError, match=message):
+        atoms.get_forces()
+    with pytest.raises(DataError, match="the charge 1 in an electric field, which pushes it"):
+        mq.predict(net, in_fields(charge=1), progress=False)
+    atoms.info["electric_field"] = [True, False, False]
+    with pytest.raises(DataError, match=r"electric_field is \[True, False, False\]; wanted numbers in V/Å"):
+        atoms.get_forces()
+
+
+def test_own_backbones_declare_that_they_read_the_field():
+    """One that ignores `Graph.vec` would have no response."""
+
+    class Blind(mq.Backbone):
+        group = "O(n)"
+
+        def __init__(self, *, elements, inputs=None):
+            super().__init__(elements=elements, cutoff=None, inputs=inputs)
+            self.out = {"0e": 1}
+
+        def forward(self, graph):
+            ones = graph.pos.new_ones(graph.num_nodes, 1, 1)
+            return mq.Features(blocks={"0e": ones}, coordination=ones[:, 0, 0])
+
+    with pytest.raises(ConfigError, match="Blind cannot read it, only charge"):
+        Blind(elements=["H"], inputs=mq.Inputs(electric_field=True))
+    Blind.accepts = (*mq.Backbone.accepts, "electric_field")
+    Blind(elements=["H"], inputs=mq.Inputs(electric_field=True))
+
+
+def test_names_of_responses_are_text():
+    with pytest.raises(ConfigError, match=r"found \['dipole'\]; wanted names, as in mq\.response"):
+        mq.response(["dipole"])

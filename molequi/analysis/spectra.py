@@ -11,6 +11,7 @@ spectrum of μ̇ over k T takes the place of ‖∂μ/∂q‖². Both spectra th
 quantum harmonic oscillators.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from scipy.integrate import trapezoid
 from scipy.signal import find_peaks, welch
 
 from molequi.analysis.frames import Frames, frame_spacing, read_frames
+from molequi.analysis.free_motion import check_spacing, continuous, free_velocities
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.relaxed import AnyCalculator
 from molequi.checkpoint import load
@@ -38,6 +40,7 @@ PER_CM = 1e12 / (units._c * 100)  # wavenumber in 1/cm of one THz
 KM_PER_MOL = units._Nav * units._e**2 / (12 * units._eps0 * units._c**2 * units._amu) / 1e3
 _VOLUME = units.Hartree * units.Bohr  # e²/(4πε₀) in eV Å: Å^3 of e^2 Å^2/eV
 _WIDTH = 10.0  # 1/cm
+_FINEST = 0.1  # 1/cm, of a Lorentzian
 _FEWEST = 16
 _UNITS = {"infrared": "km/mol", "raman": "Å^4/u"}
 _GRADIENT = Quantity("polarizability_gradient", per="node", rank=3, gradient_of="polarizability")
@@ -146,7 +149,8 @@ def infrared(
     Of normal modes the intensities are those of the double harmonic approximation, from Born charges Z:
     ∂μ/∂q = Σ_n Z_n ∂r_n/∂q. Of a trajectory it is the power spectrum of the dipole's rate
     μ̇ = Σ_n Z_n v_n, which exists in periodic cells too; without velocities, or without a model, that of the
-    differences of dipoles. Motions of the whole are left out.
+    differences of dipoles. A steady translation of the whole adds nothing; its rotation stays in the
+    spectrum.
 
     Parameters
     ----------
@@ -179,8 +183,9 @@ def infrared(
 
     Notes
     -----
-    For an ion, Born charges have to add up to its charge, as those of the energy in a field do. Dipoles of a
-    head fulfil this only if their labels are about the centre of mass.
+    For an ion, Born charges have to add up to its charge, as those of the energy in a field do; those of a
+    head add up to zero, which `Spectrum.source` then says. In a periodic cell a head has no dipole. Dipoles
+    of periodic frames that jump by charges times lattice vectors are made continuous.
 
     Examples
     --------
@@ -197,13 +202,16 @@ def infrared(
     if isinstance(source, NormalModes):
         born = _predicted(model, source.start.atoms, "born_charges", "infrared")
         along = np.einsum("nab,knb->ka", born, _normal(source))
-        return _of_modes(source, "infrared", KM_PER_MOL * (along**2).sum(1), width)
+        note = _sum_note(born, source.start.atoms)
+        return _of_modes(source, "infrared", KM_PER_MOL * (along**2).sum(1), width, note)
     motion = _Motion.of(source, spacing, temperature, width)
     if model is not None and motion.velocities is not None:
         born = np.stack(_predicted_all(model, source, "born_charges", "infrared"))
-        power, text = motion.power(np.einsum("tnab,tnb->ta", born, motion.velocities)), "Born charges"
+        power = motion.power(np.einsum("tnab,tnb->ta", born, motion.velocities))
+        text = "Born charges" + _sum_note(born[0], source[0])
     else:
-        power, text = motion.power(_series(model, source, "dipole", "infrared"), rate=True), "dipoles"
+        series = continuous(_series(model, source, "dipole", "infrared"), source)
+        power, text = motion.power(series, rate=True), "dipoles"
     return motion.spectrum("infrared", KM_PER_MOL * power.sum(1), text)
 
 
@@ -276,12 +284,15 @@ def _source(
     width: float | None,
 ) -> NormalModes | list[Atoms]:
     """Normal modes, or the frames of a trajectory. Raises ConfigError for settings that do not apply."""
-    for option, value in (("temperature", temperature), ("width", width)):
-        if value is not None and not (np.isfinite(value) and value > 0):
+    for option, value in (("spacing", spacing), ("temperature", temperature), ("width", width)):
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and value > 0):
             raise ConfigError(f"{option}={value!r}: wanted a number above zero")
     frames = [] if isinstance(structures, NormalModes) else read_frames(structures)  # type: ignore[arg-type]
     if len(frames) > 1:
         return frames
+    if width is not None and width < _FINEST:
+        raise ConfigError(f"width={width!r}: wanted {_FINEST} cm⁻¹ or more")
     for option, value in (("spacing", spacing), ("temperature", temperature)):
         if value is not None:
             raise ConfigError(
@@ -327,7 +338,17 @@ def _predicted_all(
     model: Model | Ensemble | None, frames: Sequence[Atoms], name: str, kind: str
 ) -> list[np.ndarray]:
     view = _check_predicts(model, name, kind)
-    return [found[name] for found in predict(view, list(frames), progress=False)]
+    values = [found[name] for found in predict(view, list(frames), progress=False)]
+    for k, value in enumerate(values):
+        if not np.isfinite(value).all():
+            raise DataError(
+                f"{kind}: the {name} of frame {k} is not finite. The dipole of a head, and so its Born "
+                "charges, is not defined in a cell; train mq.response('dipole') with "
+                "Inputs(electric_field=True)"
+                if frames[k].pbc.any()
+                else f"{kind}: the {name} of frame {k} is not finite; check the model on this structure"
+            )
+    return values
 
 
 def _predicted(model: Model | Ensemble | None, atoms: Atoms, name: str, kind: str) -> np.ndarray:
@@ -339,9 +360,8 @@ def _series(model: Model | Ensemble | None, frames: Sequence[Atoms], name: str, 
     if model is not None:
         values = _predicted_all(model, frames, name, kind)
     else:
-        values = [np.asarray(_of_frame(frame, name, k), dtype=float) for k, frame in enumerate(frames)]
-    rank = KNOWN[name].rank
-    series = np.stack([np.reshape(value, (3,) * rank) for value in values])
+        values = [_of_frame(frame, name, kind, k) for k, frame in enumerate(frames)]
+    series = np.stack([np.reshape(value, (3,) * KNOWN[name].rank) for value in values])
     if not np.isfinite(series).all():
         k = int((~np.isfinite(series.reshape(len(series), -1))).any(1).argmax())
         raise DataError(
@@ -351,12 +371,28 @@ def _series(model: Model | Ensemble | None, frames: Sequence[Atoms], name: str, 
     return series
 
 
-def _of_frame(frame: Atoms, name: str, k: int) -> object:
+def _of_frame(frame: Atoms, name: str, kind: str, k: int) -> np.ndarray:
     results: Mapping[str, object] = {} if frame.calc is None else frame.calc.results
     found = results.get(name, frame.info.get(name))
     if found is None:
-        raise DataError(f"frame {k} has no {name}; give a model that predicts it: mq.infrared(frames, model)")
-    return found
+        raise DataError(f"frame {k} has no {name}; give a model that predicts it: mq.{kind}(frames, model)")
+    try:
+        value = np.asarray(found, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"the {name} of frame {k} is {found!r}; wanted numbers") from None
+    size = 3 ** KNOWN[name].rank
+    if value.size != size:
+        raise DataError(f"the {name} of frame {k} has the shape {value.shape}; wanted {size} numbers")
+    return value
+
+
+def _sum_note(born: np.ndarray, atoms: Atoms) -> str:
+    """What is to be known of Born charges, shape (N, 3, 3), that do not add up to the charge."""
+    charge = atoms.info.get("charge", 0)
+    found = born.sum(0).trace() / 3
+    if not charge or abs(found - charge) < 0.01:
+        return ""
+    return f" that add up to {found:.2f} e, not to the charge {charge:g},"
 
 
 def _normal(modes: NormalModes) -> np.ndarray:
@@ -377,7 +413,9 @@ def _kept(modes: NormalModes) -> np.ndarray:
     return modes.internal & (modes.wavenumber > 0)
 
 
-def _of_modes(modes: NormalModes, kind: str, strength: np.ndarray, width: float | None) -> Spectrum:
+def _of_modes(
+    modes: NormalModes, kind: str, strength: np.ndarray, width: float | None, note: str = ""
+) -> Spectrum:
     """Lines of all real vibrations, and a curve of Lorentzians."""
     kept, width = _kept(modes), width or _WIDTH
     lines, strength = modes.wavenumber[kept], strength[kept]
@@ -385,6 +423,7 @@ def _of_modes(modes: NormalModes, kind: str, strength: np.ndarray, width: float 
     grid = np.arange(0.0, top, width / 10)
     shapes = width / (2 * np.pi) / ((grid[:, None] - lines) ** 2 + width**2 / 4)
     text = f"{len(lines)} normal modes" + f", {modes.imaginary} imaginary left out" * bool(modes.imaginary)
+    text += f", Born charges{note[:-1]}" * bool(note)
     return Spectrum(kind, grid, shapes @ strength, lines, strength, np.empty(0), text)
 
 
@@ -409,17 +448,18 @@ class _Motion:
             raise DataError(
                 f"{len(frames)} frames: wanted {_FEWEST} or more for a spectrum, or one structure"
             )
-        masses = frames[0].get_masses()
-        velocities = None
-        momenta = np.stack([frame.get_momenta() for frame in frames])
-        if momenta.any() and all(frame.has("momenta") for frame in frames):
-            velocities = momenta / masses[:, None]
-            velocities -= np.einsum("n,tnd->td", masses, velocities)[:, None] / masses.sum()
+        check_spacing(frames[0], step, PER_CM)
+        velocities, free = free_velocities(frames)
         if temperature is not None:
             thermal = units.kB * temperature
         elif velocities is not None:
-            free = max(3 * len(masses) - 3, 1)
-            thermal = float(np.einsum("n,tnd->t", masses, velocities**2).mean() / free)
+            twice = float(np.einsum("n,tnd->t", frames[0].get_masses(), velocities**2).mean())
+            thermal = twice / max(free, 1)
+            if not thermal > 1e-12:
+                raise DataError(
+                    "the atoms do not move against each other, so that the frames have no temperature; say "
+                    "it in K with temperature=…"
+                )
         else:
             raise ConfigError("the frames have no velocities; say their temperature in K with temperature=…")
         most = len(frames) - 1  # differences of two frames

@@ -74,8 +74,16 @@ def _found(data: Dataset, totals: bool) -> dict[str, Any]:
         sizes = [value.shape[1] for field in fields if (value := getattr(first, field)) is not None]
         if sizes and sizes[0]:
             found[key] = sizes[0]
+    pushed = False
+    if data.graphs.has("electric_field").any():
+        inside = [g for g in data if g.electric_field is not None and bool(g.electric_field.any())]
+        if inside:
+            found["electric_field"] = True
+        pushed = any(g.charge is not None and float(g.charge) for g in inside)
     for name in ("charge", "spin") if totals else ():
         values = [getattr(graph, name) for graph in data]
         if all(v is not None for v in values) and len({float(v) for v in values}) > 1:
             found[name] = True
+    if pushed and all(g.charge is not None for g in data):
+        found["charge"] = True
     return found

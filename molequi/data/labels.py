@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from molequi.data.record import Labels, Record
-from molequi.data.request import Key, Request, component_order, impossible_total
+from molequi.data.request import INVARIANTS, Key, Request, component_order, impossible_total
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.quantities import Quantity
 
@@ -386,14 +386,16 @@ def field_values(records: Sequence[Record], request: Request) -> dict[str, list[
     Raises
     ------
     DataError
-        If only some structures have a field, and for values that are no numbers.
+        If only some structures have a field without a default, for values that are no numbers, and for an ion
+        in an electric field whose charge is not read.
     """
     out: dict[str, list[np.ndarray]] = {}
     for name, spec in request.fields.items():
         have, key = sum(name in r.values for r in records), request.field_keys[name]
         if not have and name not in request.named_fields:
             continue
-        if have < len(records):
+        filled = spec.default is not None and not spec.channels
+        if have < len(records) and not filled:
             first = next(r for r in records if name not in r.values)
             raise DataError(
                 f"{first.where}: no {key!r}, which {have} of {len(records)} structures have; wanted all or "
@@ -402,12 +404,30 @@ def field_values(records: Sequence[Record], request: Request) -> dict[str, list[
             )
         out[name] = []
         for r in records:
+            shape = spec.shape(r.pos.shape[1])
+            rows = (len(r.pos),) if spec.per == "node" else ()
+            if name not in r.values:
+                out[name].append(np.full((*rows, *shape), spec.default))
+                continue
             value = np.asarray(r.values[name])
             if spec.dtype.is_floating_point:
                 value = _numbers(value, key, r.where) * request.factors[name]
-            shape = spec.shape(r.pos.shape[1])
-            rows = (len(r.pos),) if spec.per == "node" else ()
             if None not in shape and value.size == math.prod((*rows, *shape)):
                 value = value.reshape((*rows, *shape))  # nine numbers of a tensor
             out[name].append(value)
+    if "electric_field" in out and "charge" not in request.invariants:
+        _check_ions(records, out["electric_field"])
     return out
+
+
+def _check_ions(records: Sequence[Record], fields: Sequence[np.ndarray]) -> None:
+    """Raise DataError for a molecule in an electric field whose net charge, which it pushes, is not read."""
+    for r, value in zip(records, fields):
+        stated = (r.info.get(key) for key in INVARIANTS["charge"])
+        charge = next((x for x in stated if isinstance(x, (int, float, np.number)) and x), 0)
+        if charge and np.any(value) and (r.pbc is None or not np.any(r.pbc)):
+            raise DataError(
+                f"{r.where}: the charge {charge:g} in an electric field, which pushes it, and the charge is "
+                "not read; remove the field, or take a model with "
+                "inputs=Inputs(charge=True, electric_field=True)"
+            )

@@ -23,7 +23,7 @@ from molequi.data.request import INVARIANTS, impossible_total
 from molequi.domain import DomainCheck, Seen, check_elements, totals_in
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
-from molequi.graph import Graph, own_fields
+from molequi.graph import FIELDS, Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList
 from molequi.levels import check_single
 from molequi.model import Model
@@ -290,7 +290,8 @@ class Calculator(ASECalculator):
         """Total charge and spin, as far as the model takes them, and declared fields of a structure."""
         found: dict[str, float | list[Any]] = {}
         for field, names in INVARIANTS.items():
-            if not self.model.backbone.reads(field):
+            pushed = field == "charge" and atoms.info.get("electric_field") is not None
+            if not pushed and not self.model.backbone.reads(field):
                 continue
             here = {name: atoms.info[name] for name in names if atoms.info.get(name) is not None}
             numbers = [_number(name, value) for name, value in here.items()]
@@ -305,7 +306,7 @@ class Calculator(ASECalculator):
         for field in own_fields():
             value = atoms.info.get(field, atoms.arrays.get(field))
             if value is not None:
-                found[field] = np.asarray(value).tolist()
+                found[field] = _field_value(field, value)
         return found
 
     def graph(self, atoms: Atoms) -> Graph:
@@ -405,6 +406,16 @@ def _equal(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
     return np.array_equal(a, b) or (
         a.shape == b.shape and a.dtype != bool and bool((np.abs(a - b) <= tol).all())
     )
+
+
+def _field_value(name: str, value: object) -> list[Any]:
+    """A declared field as `Graph` takes it. Raises DataError for truth values in place of numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind == "b" and FIELDS[name].dtype.is_floating_point:
+        unit = FIELDS[name].unit
+        raise DataError(f"{name} is {value!r}; wanted numbers" + f" in {unit}" * bool(unit))
+    found: list[Any] = array.tolist()
+    return found
 
 
 def _number(name: str, value: Any) -> float:

@@ -10,7 +10,7 @@ from molequi.data.indexing import evenly_spaced
 from molequi.graph import Graph, collate
 from molequi.lint.frames import Frames
 from molequi.model import Model
-from molequi.models import PaiNN
+from molequi.models import Inputs, PaiNN
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN
 from molequi.util.seeding import own_random_numbers
@@ -74,7 +74,11 @@ def _step(
     with own_random_numbers(torch.device("cpu"), 0):
         if model is None:
             predict = ["energy", "forces"] if frames.has("forces") else ["energy"]
-            backbone = PaiNN(elements=frames.elements, cutoff=cutoff, channels=64)
+            inputs = Inputs(
+                electric_field=any(g.electric_field is not None for g in graphs),
+                charge=all(g.charge is not None for g in graphs),
+            )
+            backbone = PaiNN(elements=frames.elements, cutoff=cutoff, channels=64, inputs=inputs)
             model, name = (
                 Model(backbone, [KNOWN[n] for n in predict]),
                 f"PaiNN of 64 channels ({', '.join(predict)})",

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -69,7 +69,8 @@ class Backbone(nn.Module, ABC):
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
-        Names of the inputs that it can read. Any other one is an error.
+        Names of the inputs that it can read; an own one that uses `Graph.vec` adds "electric_field". Any
+        other is an error.
     out : dict of str to int
         Number of channels of each irrep that it returns.
     hparams : dict
@@ -110,9 +111,7 @@ class Backbone(nn.Module, ABC):
     clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
-    accepts: ClassVar[tuple[str, ...]] = (
-        *("charge", "spin", "node_features", "edge_features", "node_vectors", "electric_field"),
-    )
+    accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")
     out: dict[str, int]
     hparams: dict[str, Any]
     direction: Tensor | None
@@ -138,8 +137,6 @@ class Backbone(nn.Module, ABC):
         self.elements = tuple(_atomic_numbers(elements))
         self.cutoff = _checked_cutoff(type(self).__name__, cutoff)
         self.inputs, self.k = inputs, k
-        if inputs is not None and inputs.electric_field:
-            self.register_forward_pre_hook(see_field)
         normal = {"elements": list(self.elements), "cutoff": self.cutoff}
         self.hparams = {name: normal.get(name, value) for name, value in options.items()}
         lookup = torch.full((len(SYMBOLS),), -1)
@@ -382,6 +379,9 @@ class Backbone(nn.Module, ABC):
         vectors = blocks["1o"]
         rows = axis.to(vectors.dtype).expand(vectors.shape[0], 1, vectors.shape[2])
         return blocks | {"1o": torch.cat([vectors, rows], dim=1)}
+
+    def __call__(self, graph: Graph) -> Features:
+        return cast(Features, super().__call__(see_field(self, graph)))
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:

@@ -74,7 +74,7 @@ class EGNN(Backbone):
     group = "O(n)"
     family = "invariant messages that move points"
     good_for = "point clouds, particles, velocities; fast"
-    accepts = (*Backbone.accepts, "velocity")
+    accepts = (*Backbone.accepts, "electric_field", "velocity")
     smooth_cutoff = True
     layer: type[EGNNLayer] = EGNNLayer
 

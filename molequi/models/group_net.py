@@ -82,6 +82,7 @@ class GroupConvNet(Backbone):
 
     group = "O"
     family = "features on a finite group of rotations"
+    accepts = (*Backbone.accepts, "electric_field")
     good_for = "point clouds and crystals with axes along x, y and z"
     smooth_cutoff = True
 

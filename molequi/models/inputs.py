@@ -73,31 +73,31 @@ class Inputs:
         return self.node_vectors + self.electric_field
 
 
-def see_field(backbone: "Backbone", given: tuple[Graph, ...]) -> tuple[Graph, ...]:
-    """Put the electric field in front of a backbone, as the last vector of each node.
+def see_field(backbone: "Backbone", graph: Graph) -> Graph:
+    """Put the electric field in front of a backbone that reads it, as the last vector of each node.
 
-    It is the forward pre-hook of every backbone with ``Inputs(electric_field=True)``, so that whatever reads
-    node vectors reads the field.
+    Every call of a backbone goes through it, so that whatever reads node vectors reads the field.
 
     Parameters
     ----------
     backbone : Backbone
         The backbone.
-    given : tuple of Graph
+    graph : Graph
         Its argument.
 
     Returns
     -------
-    tuple of Graph
-        The graph whose ``vec`` has one more vector.
+    Graph
+        The graph whose ``vec`` has one more vector; the graph itself if the backbone reads no field.
 
     Raises
     ------
     ModelError
         If the graph has another number of node vectors than the backbone reads.
     """
-    graph = given[0]
-    wanted = 0 if backbone.inputs is None else backbone.inputs.node_vectors
+    if backbone.inputs is None or not backbone.inputs.electric_field:
+        return graph
+    wanted = backbone.inputs.node_vectors
     found = 0 if graph.vec is None else graph.vec.shape[1]
     if found != wanted:
         raise ModelError(
@@ -109,11 +109,11 @@ def see_field(backbone: "Backbone", given: tuple[Graph, ...]) -> tuple[Graph, ..
     if field is None:
         field = graph.pos.new_zeros(graph.num_graphs, graph.dim)
     rows = field[graph.batch][:, None]
-    return (graph.replace(vec=rows if graph.vec is None else torch.cat([graph.vec, rows], dim=1)),)
+    return graph.replace(vec=rows if graph.vec is None else torch.cat([graph.vec, rows], dim=1))
 
 
 def check_field(backbone: "Backbone", graph: Graph) -> None:
-    """Check that an electric field acts on the model, if structures are in one.
+    """Check that an electric field acts on the model, if structures are in one, and on their net charges.
 
     Parameters
     ----------
@@ -125,14 +125,28 @@ def check_field(backbone: "Backbone", graph: Graph) -> None:
     Raises
     ------
     ModelError
-        If a field other than zero would be ignored.
+        If a field other than zero would be ignored, or its force on the net charge of a molecule.
     """
     field = graph.electric_field
-    if field is None or backbone.reads("electric_field") or is_fake(field) or not bool(field.any()):
+    reads, charge = backbone.reads("electric_field"), graph.charge
+    if field is None or (reads and (charge is None or backbone.reads("charge"))) or is_fake(field):
         return
-    row = int(field.flatten(1).any(1).nonzero()[0])
+    acts = field.flatten(1).any(1)
+    if reads and charge is not None:
+        acts = acts & (charge != 0)
+        acts = acts if graph.pbc is None else acts & ~graph.pbc.any(1)
+    if not bool(acts.any()):
+        return
+    row = int(acts.nonzero()[0])
+    where = f"structure {row} of the batch"
+    if reads and charge is not None:
+        raise ModelError(
+            f"{where} has the charge {float(charge[row]):g} and is in an electric field of "
+            f"{field[row].tolist()} V/Å, which pushes it; this {type(backbone).__name__} does not read the "
+            "charge: remove the field, or train a model with inputs=Inputs(charge=True, electric_field=True)"
+        )
     raise ModelError(
-        f"structure {row} of the batch is in an electric field of {field[row].tolist()} V/Å, which this "
+        f"{where} is in an electric field of {field[row].tolist()} V/Å, which this "
         f"{type(backbone).__name__} does not read; remove the field, or train a model with "
         "inputs=Inputs(electric_field=True)"
     )

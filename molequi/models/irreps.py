@@ -34,6 +34,7 @@ class IrrepsBackbone(Backbone):
     """
 
     smooth_cutoff = True
+    accepts = (*Backbone.accepts, "electric_field")
     stack: str = "layers"
     layouts: list[list[str]]
     embedding: NodeEmbedding

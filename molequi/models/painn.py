@@ -73,6 +73,7 @@ class PaiNN(Backbone):
 
     group = "O(n)"
     family = "messages of scalars and vectors"
+    accepts = (*Backbone.accepts, "electric_field")
     good_for = "properties of molecules; point clouds; fast"
     smooth_cutoff = True
 

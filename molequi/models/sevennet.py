@@ -98,6 +98,7 @@ class SevenNet(Backbone):
     smooth_cutoff = True
     full_edges = 0.7
     family = "tensor products of irreps"
+    accepts = (*Backbone.accepts, "electric_field")
     good_for = "published SevenNet models"
 
     def __init__(

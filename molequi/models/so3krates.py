@@ -101,6 +101,7 @@ class So3krates(Backbone):
     group = "O(3)"
     smooth_cutoff = True
     family = "attention on irreps"
+    accepts = (*Backbone.accepts, "electric_field")
     good_for = "molecules; published SO3LR"
 
     def __init__(

@@ -89,7 +89,7 @@ class Transformer(Backbone):
     group = "C1"
     family = "attention without symmetry"
     good_for = "a baseline for measurements of symmetry"
-    accepts = (*Backbone.accepts, "velocity")
+    accepts = (*Backbone.accepts, "electric_field", "velocity")
     smooth_cutoff = True
 
     def __init__(

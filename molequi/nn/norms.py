@@ -54,10 +54,11 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(channels, eps)
 
     def forward(self, input: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-        # As torch, in float32 at least, also under autocast.
+        # As torch, in float32 at least, also under autocast; the result has the precision of the input.
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         x = x - x.mean(-1, keepdim=True)
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        return x.to(input.dtype)
 
 
 class IrrepsNorm(Float64Constants):

@@ -7,13 +7,15 @@ import torch
 from ase import Atoms, units
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.vibrations import Infrared
 
 import molequi as mq
 from molequi import plotting
 from molequi.analysis import vibrations, write_tables
+from molequi.analysis.free_motion import continuous, free_velocities
 from molequi.cli.program import main
-from molequi.errors import ConfigError, DataError
+from molequi.errors import ConfigError, DataError, DataWarning
 
 from .springs import A1, CHARGE, REDUCED, WAVENUMBER, diatomic, model, trajectory
 
@@ -139,6 +141,113 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert "of 20 frames" in capsys.readouterr().out and (tmp_path / "infrared" / "infrared.png").exists()
 
 
+def test_the_temperature_is_that_of_the_free_motion():
+    """A diatomic on its spring has 2 n - 5 = 1 degree of freedom; fixed atoms have none."""
+    assert " 299 K" in mq.infrared(trajectory(KT), model(), spacing=1.0).source  # not whole periods
+    frames = trajectory(KT)
+    for frame in frames:
+        frame.set_velocities(np.zeros((2, 3)) + [1.0, 0, 0])
+    with pytest.raises(DataError, match="do not move against each other.*temperature="):
+        mq.infrared(frames, model(), spacing=1.0)
+
+
+def test_born_charges_of_a_head_in_a_cell_are_an_error():
+    head = mq.Model(mq.PaiNN(elements=["C", "O"], channels=8, layers=1), ["dipole"]).double().eval()
+    frames = trajectory(KT, steps=20)
+    for frame in frames:
+        frame.cell, frame.pbc = [6, 6, 6], True
+    with pytest.raises(DataError, match=r"born_charges of frame 0 is not finite.*mq\.response\('dipole'\)"):
+        mq.infrared(frames, head, spacing=1.0)
+
+
+def moving(atoms, *, rotation=False, count=20):
+    """Frames with velocities of a thermal distribution, without translation."""
+    frames = []
+    for k in range(count):
+        frame = atoms.copy()
+        masses, places = frame.get_masses()[:, None], frame.positions - frame.get_center_of_mass()
+        momenta = np.sqrt(masses * KT) * np.random.default_rng(k).normal(size=places.shape)
+        if not atoms.constraints:
+            momenta -= masses * momenta.sum(0) / masses.sum()
+        if not rotation:
+            inertia = np.eye(3) * (masses * places**2).sum() - (masses * places).T @ places
+            spin = np.linalg.pinv(inertia, rcond=1e-9) @ np.cross(places, momenta).sum(0)
+            momenta -= masses * np.cross(spin, places)
+        frame.set_momenta(momenta)
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("H2O", {}, 3),
+        ("CO2", {}, 4),
+        ("H2O", {"rotation": True}, 6),
+        ("H2O", {"cell": True}, 6),
+        ("H2O", {"held": True}, 6),
+    ],
+)
+def test_degrees_of_freedom_of_a_trajectory(name, options, wanted):
+    """3 N - 6, linear 3 N - 5; 3 N - 3 if it rotates or is in a cell; what is held has none."""
+    atoms = molecule(name)
+    if options.pop("cell", False):
+        atoms.cell, atoms.pbc, options["rotation"] = [8, 8, 8], True, True
+    if options.pop("held", False):
+        atoms.set_constraint(FixAtoms([0]))
+    frames = moving(atoms, **options)
+    velocities, free = free_velocities(frames)
+    assert free == wanted
+    held = [0] if atoms.constraints else []
+    assert not velocities[:, held].any()
+
+
+def test_frames_too_far_apart_for_the_vibrations_are_named():
+    frames = moving(molecule("H2O"))
+    for k, frame in enumerate(frames):
+        frame.calc = SinglePointCalculator(frame, dipole=np.full(3, 0.01 * (-1) ** k))
+    with pytest.warns(DataWarning, match=r"10 fs apart resolve 1668 cm⁻¹.*at most 4\.2 fs apart.*every=8 "):
+        mq.infrared(frames, spacing=10.0)
+    mq.infrared(frames, spacing=4.0)  # warnings are errors
+
+
+def test_dipoles_of_cells_do_not_jump():
+    frames = [Atoms("OH2", positions=np.zeros((3, 3)), cell=[5, 6, 7], pbc=[True, True, False])] * 30
+    smooth = np.linspace(0, 20, 30)[:, None] * np.ones(3)
+    jumps = smooth.copy()
+    jumps[:, :2] %= [5.0, 6.0]
+    assert np.abs(jumps - smooth).max() > 5
+    np.testing.assert_allclose(continuous(jumps, frames), smooth, atol=1e-9)
+
+
+def test_a_steady_translation_of_an_ion_adds_nothing():
+    frames, found = trajectory(KT, steps=64), []
+    for drift in (0.0, 0.3):
+        for k, frame in enumerate(frames):
+            still = CHARGE * (frame.positions[1] - frame.positions[0])
+            frame.calc = SinglePointCalculator(frame, dipole=still + drift * k)
+        found.append(mq.infrared(frames, spacing=1.0, temperature=300.0).intensity)
+    np.testing.assert_allclose(*found, atol=1e-8 * found[0].max())
+
+
+def test_born_charges_that_miss_the_charge_are_named():
+    frames = trajectory(KT, steps=20)
+    assert "add up" not in mq.infrared(frames, model(), spacing=1.0).source
+    for frame in frames:
+        frame.info["charge"] = 1
+    note = "add up to 0.00 e, not to the charge 1"  # those of two opposite point charges
+    assert note in mq.infrared(frames, model(), spacing=1.0).source
+    modes = vibrations(frames[0], model(), displacement=1e-3, relax=False)
+    assert note in mq.infrared(modes, model()).source
+
+
+def with_results(**results):
+    frames = trajectory(KT, steps=20)
+    for frame in frames:
+        frame.info.update(results)
+    return frames
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -160,6 +269,25 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
             ConfigError,
             r"0\.02 ps resolve 1\.67e\+03 cm⁻¹; wanted as much or more",
         ),
+        (
+            lambda: mq.raman(trajectory(KT, steps=20), spacing=1.0),
+            DataError,
+            r"frame 0 has no polarizability; give .*mq\.raman\(",
+        ),
+        (
+            lambda: mq.raman(with_results(polarizability=np.zeros(6)), spacing=1.0),
+            DataError,
+            r"polarizability of frame 0 has the shape \(6,\); wanted 9 numbers",
+        ),
+        (
+            lambda: mq.infrared(with_results(dipole=np.zeros(4)), spacing=1.0),
+            DataError,
+            r"dipole of frame 0 has the shape \(4,\); wanted 3",
+        ),
+        (lambda: mq.infrared(with_results(dipole="a"), spacing=1.0), DataError, "is 'a'; wanted numbers"),
+        (lambda: mq.infrared(diatomic(), model(), width="a"), ConfigError, "width='a': wanted a number"),
+        (lambda: mq.infrared(diatomic(), model(), spacing="1"), ConfigError, "spacing='1': wanted a number"),
+        (lambda: mq.infrared(diatomic(), model(), width=1e-5), ConfigError, r"width=1e-05: wanted 0\.1 "),
         (
             lambda: mq.infrared([diatomic() for _ in range(20)], model(), spacing=1.0),
             ConfigError,

@@ -32,7 +32,6 @@ from molequi.quantities import KNOWN
 
 FIELD = 0.002  # atomic units
 VOLT_PER_ANGSTROM = Hartree / Bohr  # one atomic unit of field
-SCALES = {"dipole": 1.0, "polarizability": 200.0}
 
 
 def in_field(atoms: Atoms, field: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,8 +156,8 @@ def train(name: str, ways: list[str], seeds: list[int], seconds: float, path: st
             used = time.process_time() - started
             shown = "  ".join(f"{n} {v:.2f} %" for n, v in errors(result.model, parts[2]).items())
             same = f"  |∂μ/∂r - ∂f/∂F| {consistency(result.model, parts[2]):.1e} e" if way == "field" else ""
-            count = sum(p.numel() for p in result.model.parameters())
-            print(f"{name} {way:5s} seed {seed}  {used:.0f} s, {count} parameters  {shown}{same}", flush=True)
+            size = sum(p.numel() for p in result.model.parameters())
+            print(f"{name} {way:5s} seed {seed}  {used:.0f} s, {size} parameters  {shown}{same}", flush=True)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from molequi.nn import IrrepsNorm, SphereActivation, SphereProduct
+from molequi.nn.norms import LayerNorm
 from molequi.ops import irreps as ir
 from molequi.symmetry import random_orthogonal
 from molequi.symmetry.groups import Group
@@ -87,3 +88,15 @@ def test_activation_on_the_sphere_is_exact_for_the_octahedron_alone():
     assert max(error(coarse, 2, g) for g in octahedral[::7]) < 1e-13
     errors = [max(error(f, 2, g) for g in turns()) for f in (coarse, fine, exact)]
     assert 1e-3 < errors[0] < 3e-2 and 1e-5 < errors[1] < 3e-4 and errors[2] < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_norm_keeps_half_precision(dtype):
+    """Computed in float32 and then rounded, as torch does."""
+    x = torch.randn(5, 4).to(dtype)
+    found = LayerNorm(4).to(dtype)(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, torch.nn.LayerNorm(4).to(dtype)(x))
+    for option in ("bias", "elementwise_affine"):  # of torch's own, which this one does not have
+        with pytest.raises(TypeError, match=option):
+            LayerNorm(4, **{option: False})
