@@ -124,6 +124,40 @@ def test_errors_of_an_engine_fail_with_their_message(monkeypatch):
     assert not found.passed and "ase, energy: ModelError: atom 0 is Fe" in str(found)
 
 
+@pytest.mark.parametrize("check", ["energy", "permuted atoms", "moved and wrapped", "batch", "virial"])
+def test_an_engine_that_returns_nan_fails(monkeypatch, check):
+    """Also if another structure, or the first of two values, is finite."""
+    from molequi.engines import probes
+    from molequi.engines.evaluator import Evaluation
+
+    real = probes.ASE.evaluate
+    frames = [silicon(), silicon().repeat((2, 1, 1))]
+
+    def broken(self, atoms):
+        energy, forces, virial = real(self, atoms)
+        return Evaluation(energy if len(atoms) == 2 else np.nan, forces, virial * [1.0, 1.0, np.nan])
+
+    assert report(monkeypatch, [check], ["ase"], frames).passed
+    monkeypatch.setattr(probes.ASE, "evaluate", broken)
+    monkeypatch.setattr(probes.ASE, "batch", lambda self, many: [broken(self, one) for one in many])
+    found = report(monkeypatch, [check], ["ase"], frames)
+    assert not found.passed and "nan" in str(found)
+
+
+def test_constraints_of_a_structure_and_a_single_atom_change_no_check():
+    from ase.constraints import FixAtoms
+
+    water = molecule("H2O")
+    water.set_constraint(FixAtoms([0]))
+    found = mq.check_engines(model(), [water, Atoms("H")], engines=["ase", *filter(_installed, NAMES)])
+    assert found.passed, str(found)
+    assert len(water.constraints) == 1
+
+
+def _installed(name):
+    return importlib.util.find_spec(NAMES[name]) is not None
+
+
 def test_what_check_engines_refuses(monkeypatch):
     with pytest.raises(ConfigError, match=r"'openm': unknown; did you mean 'openmm'"):
         mq.check_engines(model(), engines=["openm"])
