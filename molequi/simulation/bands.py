@@ -160,7 +160,7 @@ def neb(
     frames = _frames(images, number)
     engine = as_calculator(calculator)
     check_energy(engine)
-    calculate = _together(engine, frames[0]) if isinstance(engine, Calculator) else _one_by_one(engine)
+    calculate = _together(engine, frames) if isinstance(engine, Calculator) else _one_by_one(engine)
     band = _Band(frames, calculate, k=spring, climb=climb, method=_METHOD)
     with ProgressBar("neb", steps, show=progress, keep=True) as bar, FIRE(band, logfile=None) as optimizer:
         for _ in optimizer.irun(fmax=fmax, steps=steps):
@@ -195,10 +195,23 @@ class _Band(NEB):
             image.calc = SinglePointCalculator(image, energy=energy, forces=forces)
 
 
-def _together(calculator: Calculator, like: Atoms) -> Callable[[Sequence[Atoms]], _Found]:
+def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequence[Atoms]], _Found]:
     """All images in one batch, with a neighbor list that is kept."""
     model = calculator.model
-    totals: dict[str, Any] = {n: v for n, v in totals_in(like.info).items() if model.backbone.reads(n)}
+    inputs = model.backbone.inputs
+    used = () if inputs is None else inputs.used
+    totals: dict[str, Any] = {n: v for n, v in totals_in(frames[0].info).items() if n in used}
+    for k, frame in enumerate(frames):
+        other = {n: v for n, v in totals_in(frame.info).items() if n in used}
+        if other != totals:
+            raise ConfigError(
+                f"image {k} has {other or 'no charge or spin'}, image 0 {totals}; wanted the same of all"
+            )
+    if missing := [n for n in ("charge", "spin") if n in used and n not in totals]:
+        words = ", ".join(f"atoms.info[{n!r}]" for n in missing)
+        raise ConfigError(
+            f"this model reads {', '.join(missing)} of each structure; set {words} of the images"
+        )
     evaluator = Evaluator(
         model,
         device=model.device,
@@ -246,6 +259,8 @@ def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
         raise ConfigError("images: wanted a start and an end, [start, end], or more images of a path")
     frames = [read_structure(one) for one in images]
     for k, frame in enumerate(frames):
+        if not np.allclose(frame.cell.array, frames[0].cell.array) or (frame.pbc != frames[0].pbc).any():
+            raise ConfigError(f"image {k} has another cell or pbc than image 0; wanted the same cell of all")
         if len(frame) != len(frames[0]) or (frame.numbers != frames[0].numbers).any():
             raise ConfigError(
                 f"image {k} is {frame.get_chemical_formula()} and image 0 "

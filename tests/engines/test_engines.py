@@ -17,7 +17,14 @@ import molequi as mq
 from molequi import engines
 from molequi.cli import main
 from molequi.engines import checking
-from molequi.errors import ConfigError, DataError, MissingPackageError, ModelError, SimulationError
+from molequi.errors import (
+    ConfigError,
+    DataError,
+    DataWarning,
+    MissingPackageError,
+    ModelError,
+    SimulationError,
+)
 
 from .test_evaluator import alone, model, silicon
 
@@ -426,3 +433,61 @@ def test_the_folder_for_lammps_runs(tmp_path, monkeypatch, capfd):
     assert "Step" in (out / "log.lammps").read_text() and (out / "last.restart").exists()
     with pytest.raises(ConfigError, match="the structure has O, too; add it"):
         engines.export_lammps(model(), tmp_path / "other", like, elements=["Si"])
+
+
+@needs("torch-sim")
+def test_torch_sim_batches_molecules_by_memory_and_says_that_it_has_no_slabs():
+    wrapped = engines.torch_sim(model(), device="cpu", memory_scales_with="n_atoms")
+    import torch_sim
+    from torch_sim.autobatching import BinningAutoBatcher
+
+    frames = [molecule(name) for name in ("H2O", "H2", "H2O2")]
+    batcher = BinningAutoBatcher(
+        model=wrapped, memory_scales_with=wrapped.memory_scales_with, max_memory_scaler=5.0
+    )
+    found = torch_sim.static(system=frames, model=wrapped, autobatcher=batcher)
+    for one, frame in zip(found, frames):
+        assert float(one["potential_energy"]) == pytest.approx(alone(model(), frame)[0], abs=1e-9)
+    with pytest.raises(ConfigError, match="memory_scales_with='size': wanted one of n_atoms"):
+        engines.torch_sim(model(), memory_scales_with="size")
+    slab = silicon()
+    slab.pbc = (True, True, False)
+    state = torch_sim.io.atoms_to_state([slab], torch.device("cpu"), torch.float64)
+    state.pbc = torch.tensor([False] * 3)
+    with pytest.warns(DataWarning, match="one pbc for all directions"):
+        wrapped(state)
+
+
+def test_a_driver_compares_distances_and_not_fractions():
+    long = Atoms("HO", [[0, 0, 0], [0.3, 0, 0.95]], cell=[5, 5, 100], pbc=True)
+    driver, bohr = engines.IPIDriver(model(), long), 1.8897261
+    with pytest.raises(DataError, match="another order"):
+        driver(long.cell.array.T * bohr, (long.positions[::-1] + [0.28, 0, 0]) * bohr)
+    with pytest.raises(DataError, match="not finite"):
+        driver(long.cell.array.T * bohr, long.positions * np.nan)
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"port": 99999}, "port=99999: wanted"),
+    ({"port": "31415"}, "port='31415': wanted"),
+    ({"port": 1, "timeout": "a"}, "timeout='a': wanted"),
+    ({"port": 1, "timeout": float("nan")}, "timeout=nan: wanted"),
+])  # fmt: skip
+def test_a_driver_refuses_impossible_addresses(given, message):
+    with pytest.raises(ConfigError, match=message):
+        engines.drive(model(), molecule("H2O"), **given)
+
+
+def test_a_driver_says_that_i_pi_has_gone_away(monkeypatch):
+    from molequi.engines import ipi_driver
+
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setattr(ipi_driver, "_connected", lambda *_: ours)
+    with pytest.raises(DataError, match="gone away after 0 structures"):
+        engines.drive(model(), molecule("H2O"), port=1)
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"STATUS".ljust(12))
+    theirs.close()
+    with pytest.raises(DataError, match="connection to i-PI is broken"):
+        engines.drive(model(), molecule("H2O"), port=1)

@@ -81,3 +81,18 @@ def test_a_band_that_is_not_finite_stops():
 
     with pytest.raises(SimulationError, match="image 0 of the band"):
         mq.neb(ends(), Broken(), progress=False)
+
+
+def test_ends_that_do_not_fit_are_refused():
+    first, last = ends()
+    torch.manual_seed(0)
+    inputs = mq.Inputs(charge=True)
+    charged = mq.Model(mq.PaiNN(elements=["C", "O", "H"], channels=8, layers=1, cutoff=4.0, inputs=inputs))
+    with pytest.raises(ConfigError, match=r"set atoms.info\['charge'\]"):
+        mq.neb([first, last], charged, progress=False)
+    first.info["charge"], last.info["charge"] = 0, 1
+    with pytest.raises(ConfigError, match="image [0-9] has .*wanted the same"):
+        mq.neb([first, last], charged, progress=False)
+    last.cell = [9, 9, 9]
+    with pytest.raises(ConfigError, match="image 1 has another cell or pbc"):
+        mq.neb([first, last], EMT(), progress=False)
