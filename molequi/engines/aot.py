@@ -205,7 +205,9 @@ def export_aot(
 
     ``torch._inductor.aoti_load_package(path)`` gives a function of ``positions`` (N, 3) in Å, ``numbers``
     (N,), ``edge_index`` (2, E), ``shifts`` (E, 3) and ``cell`` (3, 3) in Å, then ``charge`` and ``spin``
-    (1,), if the model reads them; all float64 but for the integers. An edge goes from the sender, row 0 of
+    (1,), if the model reads them; all float64 but for the integers, which are int64, and all contiguous. The
+    file does not check this, and other tensors give wrong numbers: give ``x.to(dtype).contiguous()``. An edge
+    goes from the sender, row 0 of
     ``edge_index``, to the receiver, row 1, and its vector is ``positions[sender] + shifts @ cell -
     positions[receiver]``. Every pair within the cutoff is two edges, sorted by the receiver. A molecule has
     zero shifts and a unit cell. It returns the energy in eV, the forces (N, 3) in eV/Å and the virial (3, 3)
@@ -276,10 +278,13 @@ def contract(evaluator: Evaluator) -> dict[str, Any]:
     evaluator : Evaluator
         The model.
     """
+    given = [*INPUTS, *evaluator.totals]
     return {
         "contract": CONTRACT,
-        "inputs": [*INPUTS, *evaluator.totals],
+        "inputs": given,
         "outputs": list(OUTPUTS),
+        "dtypes": {name: "int64" if name in ("numbers", "edge_index") else "float64" for name in given},
+        "layout": "contiguous",
         "units": {"positions": "Å", "cell": "Å", "energy": "eV", "forces": "eV/Å", "virial": "eV"},
         "cutoff": evaluator.model.cutoff,
         "elements": [SYMBOLS[z] for z in evaluator.elements],

@@ -135,8 +135,8 @@ class Evaluator:
         for name in self.totals:
             if name not in used:
                 raise ModelError(
-                    f"{name}={own[name]!r}: this model reads no {name}, so that it would change nothing; leave it "
-                    f"out, or train a model with inputs=Inputs({name}=True)"
+                    f"{name}={own[name]!r}: this model reads no {name}, so it changes nothing; leave "
+                    f"it out, or train a model with inputs=Inputs({name}=True)"
                 )
         self.skin = skin
         forces = "forces" if "forces" in self.model.quantities else KNOWN["forces"]

@@ -34,6 +34,8 @@ def test_a_program_has_the_numbers_of_the_model_at_all_sizes(monkeypatch, tmp_pa
     assert path.suffix == ".pt2"
     assert said["elements"] == ["O", "Si"] or said["elements"] == ["Si", "O"]
     assert said["inputs"][-1] == "charge" and said["cutoff"] == 3.0
+    assert said["dtypes"]["edge_index"] == "int64" and said["dtypes"]["positions"] == "float64"
+    assert said["layout"] == "contiguous"
 
     evaluator = Evaluator(net, charge=-2.0)  # a charge, a size and a cell that it has not seen
     larger = silicon().repeat((2, 3, 1))
