@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.cell import Cell
 from ase.data import atomic_masses
@@ -122,7 +123,7 @@ def export_lammps(
     types = found if elements is None else [SYMBOLS[atomic_number(one)] for one in elements]
     if missing := [one for one in found if one not in types]:
         raise ConfigError(f"elements={types}: the structure has {', '.join(missing)}, too; add it")
-    check_elements(evaluator.model, [atomic_number(one) for one in types])
+    check_elements(evaluator.model, np.array([atomic_number(one) for one in types]))
     masses = _masses(atoms, types)
     folder.mkdir(parents=True, exist_ok=True)
     save(_at_level(model, level), folder / "model.safetensors")
@@ -141,20 +142,19 @@ def _masses(atoms: Atoms, types: Sequence[str]) -> str:
     """Commands with the mass of each type, which isotopes have of their own."""
     lines = []
     for k, one in enumerate(types):
-        own = sorted({*atoms.get_masses()[atoms.symbols == one].tolist()}) or [
-            atomic_masses[atomic_number(one)]
-        ]
+        own = sorted({*atoms.get_masses()[atoms.symbols == one].tolist()})
+        own = own or [float(atomic_masses[atomic_number(one)])]
         if len(own) > 1:
             raise ConfigError(
-                f"{one} has the masses {', '.join(f'{m:g}' for m in own)} u; a type of these files has one: give "
-                f"all {one} the same mass, or write types of your own and engines.lammps(…, elements=[…])"
+                f"{one} has the masses {', '.join(f'{m:g}' for m in own)} u; a type of these files has one: "
+                f"give all {one} the same mass, or use engines.lammps with types of your own"
             )
         lines.append(f"mass {k + 1} {float(own[0])!r}")
     return "\n".join(lines)
 
 
 def _make_room(atoms: Atoms) -> None:
-    """Vacuum in the directions that are not periodic, normal to those that are: a box loses what leaves it."""
+    """Vacuum in the directions that are not periodic, normal to those that are: boxes lose what leaves."""
     free = [k for k in range(3) if not atoms.pbc[k]]
     if not free:
         return

@@ -180,16 +180,17 @@ class _Band(NEB):
         super().__init__(images, **options)
         self.calculate = calculate
         self.known: list[float] = []
-        self._set([images[0], images[-1]])
+        self._set([0, len(images) - 1])
 
     def get_forces(self) -> np.ndarray:
         """Forces on the band, in eV/Å."""
-        self._set(self.images[1:-1])
+        self._set(range(1, len(self.images) - 1))
         self.known = [float(image.get_potential_energy()) for image in self.images]
         return super().get_forces()
 
-    def _set(self, images: Sequence[Atoms]) -> None:
-        for k, (image, (energy, forces)) in enumerate(zip(images, self.calculate(images))):
+    def _set(self, numbers: Sequence[int]) -> None:
+        images = [self.images[k] for k in numbers]
+        for k, image, (energy, forces) in zip(numbers, images, self.calculate(images)):
             if not (np.isfinite(energy) and np.isfinite(forces).all()):
                 raise SimulationError(f"image {k} of the band: its energy or a force is not finite")
             image.calc = SinglePointCalculator(image, energy=energy, forces=forces)
@@ -253,20 +254,27 @@ def _one_by_one(calculator: BaseCalculator) -> Callable[[Sequence[Atoms]], _Foun
     return calculate
 
 
+def _held(atoms: Atoms) -> list[str]:
+    """The constraints, as far as ASE can write them down."""
+    return [repr(one.todict()) for one in atoms.constraints if hasattr(one, "todict")]
+
+
 def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
     """The images of the band, interpolated between two."""
     if isinstance(images, (str, os.PathLike, Atoms)) or len(images) < 2:
         raise ConfigError("images: wanted a start and an end, [start, end], or more images of a path")
     frames = [read_structure(one) for one in images]
     for k, frame in enumerate(frames):
-        if not np.allclose(frame.cell.array, frames[0].cell.array) or (frame.pbc != frames[0].pbc).any():
-            raise ConfigError(f"image {k} has another cell or pbc than image 0; wanted the same cell of all")
         if len(frame) != len(frames[0]) or (frame.numbers != frames[0].numbers).any():
             raise ConfigError(
                 f"image {k} is {frame.get_chemical_formula()} and image 0 "
                 f"{frames[0].get_chemical_formula()}, or the order of their atoms differs; wanted the same "
                 "atoms in the same order"
             )
+        if not np.allclose(frame.cell.array, frames[0].cell.array) or (frame.pbc != frames[0].pbc).any():
+            raise ConfigError(f"image {k} has another cell or pbc than image 0; wanted the same cell of all")
+        if _held(frame) != _held(frames[0]):
+            raise ConfigError(f"image {k} has other constraints than image 0; wanted the same of all")
     if len(frames) > 2:
         return frames
     if not isinstance(number, int) or isinstance(number, bool) or number < 3:
