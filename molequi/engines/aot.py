@@ -18,6 +18,7 @@ from ase import Atoms
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from molequi.domain import check_elements
 from molequi.engines.evaluator import VIRIAL, Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError, DataError
@@ -246,7 +247,9 @@ def export_aot(
     AccelerateError
         If the model cannot be compiled, or the compiled one differs from it.
     DataError
-        For a name that does not end in .pt2.
+        For a name that does not end in .pt2, and for a structure without atoms or with too few neighbors.
+    ModelError
+        As `Evaluator` does, and for unknown elements.
     ConfigError
         If the file exists.
     """
@@ -255,10 +258,19 @@ def export_aot(
         raise DataError(f"{out}: wanted a name that ends in .pt2")
     check_new_target(path, overwrite=overwrite, name="out=")
     atoms = like.copy() if isinstance(like, Atoms) else read_frames(os.fspath(like))[0]
+    if not len(atoms):
+        raise DataError("like=: this structure has no atoms; wanted one of the simulation")
     while len(atoms) < _FEWEST:
         atoms = _larger(atoms)
     evaluator = Evaluator(model, level=level, charge=charge, spin=spin, device=device, dtype=dtype)
+    check_elements(evaluator.model, atoms.numbers)
     trials = _trials(atoms)
+    for one in trials:
+        if arguments_of(evaluator, one)[2].shape[1] < 2:
+            raise DataError(
+                f"like=: {one.get_chemical_formula()}, made of this structure, has no two atoms within the "
+                f"cutoff of {evaluator.model.cutoff:g} Å; wanted a structure whose first half has neighbors"
+            )
     program, _ = exported(evaluator, trials[0])
     compare(program.module(), evaluator, trials)
     options = {"aot_inductor.metadata": {"molequi": json.dumps(contract(evaluator))}}
