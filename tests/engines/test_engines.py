@@ -342,9 +342,13 @@ def test_a_driver_serves_the_protocol_of_i_pi():
         port = free.getsockname()[1]
     counts = []
     with SocketIOCalculator(port=port) as calculator:
-        driver = threading.Thread(
-            target=lambda: counts.append(engines.drive(net, atoms, port=port, timeout=20.0))
-        )
+
+        def serve():  # ASE goes away without i-PI's EXIT
+            with pytest.raises(DataError, match="gone away after 2 structures"):
+                engines.drive(net, atoms, port=port, timeout=20.0)
+            counts.append(2)
+
+        driver = threading.Thread(target=serve)
         driver.start()
         atoms.calc = calculator
         for _ in range(2):
