@@ -69,7 +69,8 @@ def _export(given: argparse.Namespace) -> None:
         return
     if flags.out is None:
         raise ConfigError("export: --out is missing; wanted the folder for the files of LAMMPS")
-    print(f"written: {export_lammps(given.model, flags.out, flags.like, **options)}; type\n  python run.py")
+    print(f"written: {export_lammps(given.model, flags.out, flags.like, **options)}")
+    print(f"type\n  cd {flags.out} && python run.py")
 
 
 def _add_drive(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,9 @@ from molequi.util.optional import require
 AnyModel = Model | Ensemble | str | os.PathLike[str]
 
 
-def torch_sim(model: AnyModel, *, compute_stress: bool = True, **options: Any) -> Any:
+def torch_sim(
+    model: AnyModel, *, compute_stress: bool = True, memory_scales_with: str | None = None, **options: Any
+) -> Any:
     """A model for torch-sim: its integrators, optimizers and autobatchers.
 
     Parameters
@@ -26,6 +28,9 @@ def torch_sim(model: AnyModel, *, compute_stress: bool = True, **options: Any) -
         The model or its file.
     compute_stress : bool
         With stress, which relaxations of cells and barostats need.
+    memory_scales_with : {"n_atoms", "n_atoms_x_density"}, optional
+        What the autobatchers of torch-sim count. By default the second for a model with a cutoff; molecules
+        without a cell have no density and need the first.
     **options
         Options of `molequi.engines.Evaluator`.
 
@@ -38,13 +43,17 @@ def torch_sim(model: AnyModel, *, compute_stress: bool = True, **options: Any) -
     ------
     MissingPackageError
         If torch-sim is not installed.
+    ConfigError
+        For an unknown `memory_scales_with`.
     ModelError
         As `molequi.engines.Evaluator` does.
     """
     require("torch_sim", "torch-sim", "engines.torch_sim")
     from molequi.engines.torchsim import TorchSimModel
 
-    return TorchSimModel(model, compute_stress=compute_stress, **options)
+    return TorchSimModel(
+        model, compute_stress=compute_stress, memory_scales_with=memory_scales_with, **options
+    )
 
 
 def openmm_force(

@@ -18,6 +18,7 @@ from ase import Atoms
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from molequi.domain import check_elements
 from molequi.engines.evaluator import VIRIAL, Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError, DataError
@@ -211,7 +212,9 @@ def export_aot(
 
     ``torch._inductor.aoti_load_package(path)`` gives a function of ``positions`` (N, 3) in Å, ``numbers``
     (N,), ``edge_index`` (2, E), ``shifts`` (E, 3) and ``cell`` (3, 3) in Å, then ``charge`` and ``spin``
-    (1,), if the model reads them; all float64 but for the integers. An edge goes from the sender, row 0 of
+    (1,), if the model reads them; all float64 but for the integers, which are int64, and all contiguous. The
+    file does not check this, and other tensors give wrong numbers: give ``x.to(dtype).contiguous()``. An edge
+    goes from the sender, row 0 of
     ``edge_index``, to the receiver, row 1, and its vector is ``positions[sender] + shifts @ cell -
     positions[receiver]``. Every pair within the cutoff is two edges, sorted by the receiver. A molecule has
     zero shifts and a unit cell. It returns the energy in eV, the forces (N, 3) in eV/Å and the virial (3, 3)
@@ -250,7 +253,9 @@ def export_aot(
     AccelerateError
         If the model cannot be compiled, or the compiled one differs from it.
     DataError
-        For a name that does not end in .pt2.
+        For a name that does not end in .pt2, and for a structure without atoms or with too few neighbors.
+    ModelError
+        As `Evaluator` does, and for unknown elements.
     ConfigError
         If the file exists.
     """
@@ -259,10 +264,19 @@ def export_aot(
         raise DataError(f"{out}: wanted a name that ends in .pt2")
     check_new_target(path, overwrite=overwrite, name="out=")
     atoms = like.copy() if isinstance(like, Atoms) else read_frames(os.fspath(like))[0]
+    if not len(atoms):
+        raise DataError("like=: this structure has no atoms; wanted one of the simulation")
     while len(atoms) < _FEWEST:
         atoms = _larger(atoms)
     evaluator = Evaluator(model, level=level, charge=charge, spin=spin, device=device, dtype=dtype)
+    check_elements(evaluator.model, atoms.numbers)
     trials = _trials(atoms)
+    for one in trials:
+        if arguments_of(evaluator, one)[2].shape[1] < 2:
+            raise DataError(
+                f"like=: {one.get_chemical_formula()}, made of this structure, has no two atoms within the "
+                f"cutoff of {evaluator.model.cutoff:g} Å; wanted a structure whose first half has neighbors"
+            )
     program, _ = exported(evaluator, trials[0])
     compare(program.module(), evaluator, trials)
     options = {"aot_inductor.metadata": {"molequi": json.dumps(contract(evaluator))}}
@@ -282,10 +296,13 @@ def contract(evaluator: Evaluator) -> dict[str, Any]:
     evaluator : Evaluator
         The model.
     """
+    given = [*INPUTS, *evaluator.totals]
     return {
         "contract": CONTRACT,
-        "inputs": [*INPUTS, *evaluator.totals],
+        "inputs": given,
         "outputs": list(OUTPUTS),
+        "dtypes": {name: "int64" if name in ("numbers", "edge_index") else "float64" for name in given},
+        "layout": "contiguous",
         "units": {"positions": "Å", "cell": "Å", "energy": "eV", "forces": "eV/Å", "virial": "eV"},
         "cutoff": evaluator.model.cutoff,
         "elements": [SYMBOLS[z] for z in evaluator.elements],

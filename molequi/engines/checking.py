@@ -14,7 +14,7 @@ from ase.geometry import find_mic
 
 from molequi.checkpoint import load
 from molequi.engines.evaluator import VIRIAL, Evaluation, Evaluator
-from molequi.engines.probes import PROBES, Probe
+from molequi.engines.probes import NOTHING, PROBES, Probe
 from molequi.engines.report import EngineReport, Measured
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError, did_you_mean
@@ -29,6 +29,7 @@ _STEP = 1e-4  # Å, and relative for a strain
 _TIMESTEP, _STEPS = 0.5, 10  # fs
 _KELVIN = 100.0
 _FRAMES = 2  # of a file
+_SHARE = 0.01  # of the path, the least that forces count as having moved the atoms
 
 
 class Study:
@@ -79,6 +80,11 @@ def _relative(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-3))
 
 
+def _largest(*errors: float) -> float:
+    """The largest, and NaN if one is: the built-in maximum drops it."""
+    return float(np.max(errors))
+
+
 def _energy(study: Study) -> float:
     return abs(study.found.energy - study.reference.energy) / len(study.atoms)
 
@@ -88,7 +94,7 @@ def _forces(study: Study) -> float:
 
 
 def _virial(study: Study) -> float | None:
-    if not np.isfinite(study.found.virial).all():
+    if study.found.virial is NOTHING:
         return None
     return _relative(study.found.virial, study.reference.virial)
 
@@ -134,7 +140,7 @@ def _second_order(study: Study) -> float | None:
     for k in (1, 2):
         energies = study.probe.nve(study.atoms, _TIMESTEP / k, _STEPS * k)[0][::k]
         errors.append(float(np.sqrt(np.mean((energies - energies[0]) ** 2))))
-    return abs(4 * errors[1] / errors[0] - 1) if errors[0] > 1e-9 else None
+    return None if errors[0] <= 1e-9 else abs(4 * errors[1] / errors[0] - 1)
 
 
 def _trajectory(study: Study) -> float:
@@ -150,7 +156,8 @@ def _trajectory(study: Study) -> float:
         speed = speed + dt / 2 * forces / masses
     free = atoms.positions + _STEPS * dt * atoms.get_velocities()
     apart = _apart(atoms, study.probe.nve(atoms, _TIMESTEP, _STEPS)[1], frame.positions)
-    return apart / max(float(np.abs(frame.positions - free).max()), 1e-6)
+    path = float(np.abs(free - atoms.positions).max())  # without forces, only rounding is left
+    return apart / max(float(np.abs(frame.positions - free).max()), _SHARE * path, 1e-6)
 
 
 def _restart(study: Study) -> float:
@@ -166,7 +173,7 @@ def _apart(atoms: Atoms, one: np.ndarray, other: np.ndarray) -> float:
 def _permuted(study: Study) -> float:
     order = study.random.permutation(len(study.atoms))
     found = study.probe.evaluate(study.atoms[order])
-    return max(
+    return _largest(
         _relative(found.forces, study.found.forces[order]),
         abs(found.energy - study.found.energy) / len(order),
     )
@@ -179,7 +186,7 @@ def _wrapped(study: Study) -> float:
         frame.wrap()
         frame.positions[0] += frame.cell.array[0] - 2 * frame.cell.array[2]
     found = study.probe.evaluate(frame)
-    return max(
+    return _largest(
         _relative(found.forces, study.found.forces), abs(found.energy - study.found.energy) / len(frame)
     )
 
@@ -192,9 +199,9 @@ def _batch(study: Study) -> float | None:
     if together is None:
         return None
     alone = [study.plain(other), study.reference, study.plain(other)]
-    return max(
-        max(_relative(a.forces, b.forces), abs(a.energy - b.energy) / len(other))
-        for a, b in zip(together, alone)
+    return _largest(
+        *(_relative(a.forces, b.forces) for a, b in zip(together, alone)),
+        *(abs(a.energy - b.energy) / len(other) for a, b in zip(together, alone)),
     )
 
 
@@ -204,7 +211,7 @@ def _images(study: Study) -> float | None:
         return None
     n = len(study.atoms)
     found = study.probe.evaluate(study.atoms.repeat((2, 1, 1)))
-    return max(
+    return _largest(
         abs(found.energy - 2 * study.found.energy) / n,
         _relative(found.forces, np.concatenate([study.found.forces] * 2)),
     )
@@ -372,7 +379,10 @@ def _through(
                 values[check.name] += [] if value is None else [value]
     return {
         check.name: Measured(
-            max(values[check.name], default=None), check.tolerance, check.unit, notes.get(check.name, "")
+            _largest(*values[check.name]) if values[check.name] else None,
+            check.tolerance,
+            check.unit,
+            notes.get(check.name, ""),
         )
         for check in CHECKS
     }
@@ -395,6 +405,7 @@ def _frames(structures: Any, model: Model | Ensemble) -> list[Atoms]:
     if not frames:
         raise ConfigError("no structures; wanted one or more")
     for frame in frames:
+        frame.set_constraint()  # no engine has it, and ASE would take it out of the forces
         if frame.pbc.any() and not frame.pbc.all():
             raise ConfigError(
                 f"{frame.get_chemical_formula()} is periodic in some directions (pbc={frame.pbc.tolist()}), "

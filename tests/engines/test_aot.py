@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+from ase import Atoms
 
 import molequi as mq
 from molequi import engines
 from molequi.engines import aot
 from molequi.engines.evaluator import Evaluator
-from molequi.errors import AccelerateError, ConfigError, DataError
+from molequi.errors import AccelerateError, ConfigError, DataError, ModelError
 
 from .test_evaluator import silicon
 
@@ -34,6 +35,8 @@ def test_a_program_has_the_numbers_of_the_model_at_all_sizes(monkeypatch, tmp_pa
     assert path.suffix == ".pt2"
     assert said["elements"] == ["O", "Si"] or said["elements"] == ["Si", "O"]
     assert said["inputs"][-1] == "charge" and said["cutoff"] == 3.0
+    assert said["dtypes"]["edge_index"] == "int64" and said["dtypes"]["positions"] == "float64"
+    assert said["layout"] == "contiguous"
 
     evaluator = Evaluator(net, charge=-2.0)  # a charge, a size and a cell that it has not seen
     larger = silicon().repeat((2, 3, 1))
@@ -51,6 +54,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         engines.export_aot(small(), tmp_path / "m.pt2", silicon())
     with pytest.raises(AccelerateError, match="an ensemble: wanted a single model"):
         engines.export_aot(mq.Ensemble([small(), small()]), tmp_path / "e.pt2", silicon())
+
+    far = Atoms("Si6", [[9.0 * k, 0, 0] for k in range(6)])
+    for like, error, message in [
+        (far, DataError, "no two atoms within the cutoff of 3 Å"),
+        (Atoms(), DataError, "no atoms"),
+        (Atoms("Fe"), ModelError, "Fe"),
+    ]:
+        with pytest.raises(error, match=message):
+            engines.export_aot(small(), tmp_path / "n.pt2", like)
 
     class Branching(mq.EGNN):
         def forward(self, graph):

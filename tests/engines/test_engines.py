@@ -17,7 +17,14 @@ import molequi as mq
 from molequi import engines
 from molequi.cli import main
 from molequi.engines import checking
-from molequi.errors import ConfigError, DataError, MissingPackageError, ModelError, SimulationError
+from molequi.errors import (
+    ConfigError,
+    DataError,
+    DataWarning,
+    MissingPackageError,
+    ModelError,
+    SimulationError,
+)
 
 from .test_evaluator import alone, model, silicon
 
@@ -122,6 +129,40 @@ def test_charges_are_passed_on_and_an_unread_one_is_not(monkeypatch):
 def test_errors_of_an_engine_fail_with_their_message(monkeypatch):
     found = report(monkeypatch, ["energy"], ["ase"], Atoms("Fe"))
     assert not found.passed and "ase, energy: ModelError: atom 0 is Fe" in str(found)
+
+
+@pytest.mark.parametrize("check", ["energy", "permuted atoms", "moved and wrapped", "batch", "virial"])
+def test_an_engine_that_returns_nan_fails(monkeypatch, check):
+    """Also if another structure, or the first of two values, is finite."""
+    from molequi.engines import probes
+    from molequi.engines.evaluator import Evaluation
+
+    real = probes.ASE.evaluate
+    frames = [silicon(), silicon().repeat((2, 1, 1))]
+
+    def broken(self, atoms):
+        energy, forces, virial = real(self, atoms)
+        return Evaluation(energy if len(atoms) == 2 else np.nan, forces, virial * [1.0, 1.0, np.nan])
+
+    assert report(monkeypatch, [check], ["ase"], frames).passed
+    monkeypatch.setattr(probes.ASE, "evaluate", broken)
+    monkeypatch.setattr(probes.ASE, "batch", lambda self, many: [broken(self, one) for one in many])
+    found = report(monkeypatch, [check], ["ase"], frames)
+    assert not found.passed and "nan" in str(found)
+
+
+def test_constraints_of_a_structure_and_a_single_atom_change_no_check():
+    from ase.constraints import FixAtoms
+
+    water = molecule("H2O")
+    water.set_constraint(FixAtoms([0]))
+    found = mq.check_engines(model(), [water, Atoms("H")], engines=["ase", *filter(_installed, NAMES)])
+    assert found.passed, str(found)
+    assert len(water.constraints) == 1
+
+
+def _installed(name):
+    return importlib.util.find_spec(NAMES[name]) is not None
 
 
 def test_what_check_engines_refuses(monkeypatch):
@@ -301,9 +342,13 @@ def test_a_driver_serves_the_protocol_of_i_pi():
         port = free.getsockname()[1]
     counts = []
     with SocketIOCalculator(port=port) as calculator:
-        driver = threading.Thread(
-            target=lambda: counts.append(engines.drive(net, atoms, port=port, timeout=20.0))
-        )
+
+        def serve():  # ASE goes away without i-PI's EXIT
+            with pytest.raises(DataError, match="gone away after 2 structures"):
+                engines.drive(net, atoms, port=port, timeout=20.0)
+            counts.append(2)
+
+        driver = threading.Thread(target=serve)
         driver.start()
         atoms.calc = calculator
         for _ in range(2):
@@ -392,3 +437,61 @@ def test_the_folder_for_lammps_runs(tmp_path, monkeypatch, capfd):
     assert "Step" in (out / "log.lammps").read_text() and (out / "last.restart").exists()
     with pytest.raises(ConfigError, match="the structure has O, too; add it"):
         engines.export_lammps(model(), tmp_path / "other", like, elements=["Si"])
+
+
+@needs("torch-sim")
+def test_torch_sim_batches_molecules_by_memory_and_says_that_it_has_no_slabs():
+    wrapped = engines.torch_sim(model(), device="cpu", memory_scales_with="n_atoms")
+    import torch_sim
+    from torch_sim.autobatching import BinningAutoBatcher
+
+    frames = [molecule(name) for name in ("H2O", "H2", "H2O2")]
+    batcher = BinningAutoBatcher(
+        model=wrapped, memory_scales_with=wrapped.memory_scales_with, max_memory_scaler=5.0
+    )
+    found = torch_sim.static(system=frames, model=wrapped, autobatcher=batcher)
+    for one, frame in zip(found, frames):
+        assert float(one["potential_energy"]) == pytest.approx(alone(model(), frame)[0], abs=1e-9)
+    with pytest.raises(ConfigError, match="memory_scales_with='size': wanted one of n_atoms"):
+        engines.torch_sim(model(), memory_scales_with="size")
+    slab = silicon()
+    slab.pbc = (True, True, False)
+    state = torch_sim.io.atoms_to_state([slab], torch.device("cpu"), torch.float64)
+    state.pbc = torch.tensor([False] * 3)
+    with pytest.warns(DataWarning, match="one pbc for all directions"):
+        wrapped(state)
+
+
+def test_a_driver_compares_distances_and_not_fractions():
+    long = Atoms("HO", [[0, 0, 0], [0.3, 0, 0.95]], cell=[5, 5, 100], pbc=True)
+    driver, bohr = engines.IPIDriver(model(), long), 1.8897261
+    with pytest.raises(DataError, match="another order"):
+        driver(long.cell.array.T * bohr, (long.positions[::-1] + [0.28, 0, 0]) * bohr)
+    with pytest.raises(DataError, match="not finite"):
+        driver(long.cell.array.T * bohr, long.positions * np.nan)
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"port": 99999}, "port=99999: wanted"),
+    ({"port": "31415"}, "port='31415': wanted"),
+    ({"port": 1, "timeout": "a"}, "timeout='a': wanted"),
+    ({"port": 1, "timeout": float("nan")}, "timeout=nan: wanted"),
+])  # fmt: skip
+def test_a_driver_refuses_impossible_addresses(given, message):
+    with pytest.raises(ConfigError, match=message):
+        engines.drive(model(), molecule("H2O"), **given)
+
+
+def test_a_driver_says_that_i_pi_has_gone_away(monkeypatch):
+    from molequi.engines import ipi_driver
+
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setattr(ipi_driver, "_connected", lambda *_: ours)
+    with pytest.raises(DataError, match="gone away after 0 structures"):
+        engines.drive(model(), molecule("H2O"), port=1)
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"STATUS".ljust(12))
+    theirs.close()
+    with pytest.raises(DataError, match="connection to i-PI is broken"):
+        engines.drive(model(), molecule("H2O"), port=1)

@@ -71,6 +71,26 @@ def test_a_list_survives_strain_and_wrapping_and_is_renewed_when_it_must_be():
     assert 1 < neighbors.searches < 12
 
 
+def test_a_list_without_a_skin_has_no_edges_beyond_the_cutoff():
+    """A stretched cell keeps its list, some of whose pairs are then farther apart than the cutoff."""
+    atoms = silicon()
+
+    class Counting(mq.PaiNN):
+        lengths = []
+
+        def forward(self, graph):
+            far = graph.pos[graph.edge_index[0]] - graph.pos[graph.edge_index[1]]
+            far = far + graph.shift @ graph.cell[0]
+            self.lengths.append(float(far.detach().norm(dim=1).max()))
+            return super().forward(graph)
+
+    evaluate = Evaluator(mq.Model(Counting(elements=["Si", "O"], channels=4, layers=1, cutoff=4.0)), skin=0.0)
+    for _ in range(2):
+        evaluate(atoms.positions, atoms.numbers, cell=atoms.cell.array, pbc=True)
+        atoms.set_cell(atoms.cell.array * 1.05, scale_atoms=True)
+    assert evaluate._single.searches == 1 and max(Counting.lengths) <= 4.0
+
+
 def test_a_compressed_cell_is_searched_again():
     """All atoms move with the cell, so that only the strain can say that pairs have come within the cutoff."""
     atoms, net = silicon(), model()
@@ -142,6 +162,18 @@ def test_what_cannot_be_computed_is_refused():
         evaluate(np.eye(3), [1, 26, 1])
     with pytest.raises(DataError, match=r"\(2, 3\) and 3 elements"):
         evaluate(np.eye(3)[:2], [1, 1, 1])
+    for given, message in [
+        (dict(charge=1), r"charge=1: this model reads no charge.*Inputs\(charge=True\)"),
+        (dict(spin=2.0), "spin=2.0: this model reads no spin"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            Evaluator(model(), **given)
+    net = model(inputs=mq.Inputs(spin=True))
+    for spin, message in [("x", "wanted a finite"), (float("nan"), "wanted a finite")] + [
+        (spin, "the multiplicity") for spin in (0, -1, 1.5)
+    ]:
+        with pytest.raises(DataError, match=f"spin={spin!r}: .*{message}"):
+            Evaluator(net, spin=spin)
     with pytest.raises(ModelError, match="skin=-1"):
         BatchNeighborList(4.0, -1)
 

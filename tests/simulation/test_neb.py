@@ -81,3 +81,34 @@ def test_a_band_that_is_not_finite_stops():
 
     with pytest.raises(SimulationError, match="image 0 of the band"):
         mq.neb(ends(), Broken(), progress=False)
+
+    class Inside(EMT):
+        calls = 0
+
+        def calculate(self, *given, **more):
+            super().calculate(*given, **more)
+            Inside.calls += 1
+            if Inside.calls == 4:  # the two ends, then the images 1 and 2
+                self.results["energy"] = float("nan")
+
+    with pytest.raises(SimulationError, match="image 2 of the band"):
+        mq.neb(ends(), Inside(), number=5, progress=False)
+    first, last = ends()
+    last.set_constraint(FixAtoms([1]))
+    with pytest.raises(ConfigError, match="image 1 has other constraints than image 0"):
+        mq.neb([first, last], EMT(), progress=False)
+
+
+def test_ends_that_do_not_fit_are_refused():
+    first, last = ends()
+    torch.manual_seed(0)
+    inputs = mq.Inputs(charge=True)
+    charged = mq.Model(mq.PaiNN(elements=["C", "O", "H"], channels=8, layers=1, cutoff=4.0, inputs=inputs))
+    with pytest.raises(ConfigError, match=r"set atoms.info\['charge'\]"):
+        mq.neb([first, last], charged, progress=False)
+    first.info["charge"], last.info["charge"] = 0, 1
+    with pytest.raises(ConfigError, match="image [0-9] has .*wanted the same"):
+        mq.neb([first, last], charged, progress=False)
+    last.cell = [9, 9, 9]
+    with pytest.raises(ConfigError, match="image 1 has another cell or pbc"):
+        mq.neb([first, last], EMT(), progress=False)
