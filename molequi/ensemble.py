@@ -114,7 +114,7 @@ class Ensemble(nn.Module):
 
         Parameters
         ----------
-        dispersion : Dispersion, mapping or None
+        dispersion : terms.Dispersion, mapping or None
             Such as ``{"d3": "pbe"}``.
         """
         return self._of([member.with_dispersion(dispersion) for member in self._models])

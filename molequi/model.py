@@ -61,9 +61,9 @@ class Model(ModelFacts):
         energies and scales of its own, over the shared backbone; `at` gives the model of one level.
     long_range : LongRange, str or mapping, optional
         Electrostatics without a cutoff as a term of the energy, such as ``"latent"``, see `terms.LongRange`.
-    repulsion : Repulsion, str or mapping, optional
+    repulsion : terms.Repulsion, str or mapping, optional
         Repulsion of nuclei as a term of the energy: ``"zbl"``, see `terms.Repulsion`.
-    dispersion : Dispersion or mapping, optional
+    dispersion : terms.Dispersion or mapping, optional
         A dispersion correction that is not learned, such as ``{"d3": "pbe"}``, see `terms.Dispersion`.
 
     Raises

@@ -76,7 +76,7 @@ class ModelFacts(nn.Module):
 
         Parameters
         ----------
-        dispersion : Dispersion, mapping or None
+        dispersion : terms.Dispersion, mapping or None
             Such as ``{"d3": "pbe"}``; None: none, as for labels of the bare functional.
 
         Returns

@@ -35,7 +35,6 @@ __all__ = [
     "LongRange",
     "NuclearRepulsion",
     "Repulsion",
-    "Terms",
     "add_dispersion",
     "as_dispersion",
     "as_labelled",
