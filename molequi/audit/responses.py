@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from molequi.audit.report import Deviation, Row, measured, skipped
 from molequi.audit.study import FIELD, Case, Study, Subject
 from molequi.errors import ModelError
+from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity, completed
 
 CHECK = "sum rules"
@@ -126,7 +127,7 @@ def _rotation(study: Study, found: list[_Responses]) -> Row:
     errors: list[Deviation] = []
     for r in found:
         graph = r.case.graph
-        if r.born is None or r.dipole is None or graph.pbc is not None:
+        if r.born is None or r.dipole is None or graph.pbc is not None or _has_directions(graph):
             continue
         turned = torch.einsum("nab,bcd,nd->ac", r.born, _EPSILON, graph.pos)
         size = float((r.born.flatten(1).norm(dim=1) * graph.pos.norm(dim=1)).sum())
@@ -137,8 +138,16 @@ def _rotation(study: Study, found: list[_Responses]) -> Row:
         wanted = torch.einsum("acd,d->ac", _EPSILON, r.dipole)
         errors.append((_relative(turned - wanted, torch.tensor(size)), *_place(r)))
     if not errors:
-        return skipped(CHECK, "born_charges", "every structure is periodic or has no dipole", "rotation")
+        why = "every structure is periodic, has no dipole, or has other vectors, with which the dipole turns"
+        return skipped(CHECK, "born_charges", why, "rotation")
     return measured(CHECK, "born_charges", errors, study.tolerance.momentum, element="rotation")
+
+
+def _has_directions(graph: Graph) -> bool:
+    """Whether a structure has vectors or tensors beside positions and electric field, such as velocities."""
+    known = ("pos", "cell", "shift", FIELD)
+    given = (n for n, f in FIELDS.items() if f.rank and n not in known)
+    return any(getattr(graph, n, None) is not None for n in given)
 
 
 def _relative(difference: Tensor, size: Tensor) -> float:

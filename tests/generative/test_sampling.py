@@ -217,8 +217,8 @@ def test_guidance_without_noise_is_refused_and_others_keep_center_and_cell():
     push = guidance.push(Flow(task="relaxation", scale=1.0), (1,), torch.device("cpu"))
     seen = []
     kept, push.model = push.model, lambda graph: None
-    push.model = type("Watched", (), {"predict": lambda self, graph, train: seen.append(graph) or kept.predict(
-        graph, train), "__getattr__": lambda self, name: getattr(kept, name)})()  # fmt: skip
+    push.model = type("Watched", (), {"__call__": lambda self, graph, **options: seen.append(graph) or kept(
+        graph, **options), "__getattr__": lambda self, name: getattr(kept, name)})()  # fmt: skip
     pos = torch.tensor([[9.0, 0, 0], [-8.0, 1, 0], [-1, -1, 0], [0.5, 0, 0], [-0.5, 0, 0]]).double()
     cell = 20 * torch.eye(3, dtype=torch.float64)
     graphs = [mq.Graph.single(p, ["H"] * len(p), cell=cell, pbc=True) for p in (pos[:3], pos[3:])]
