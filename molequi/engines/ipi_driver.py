@@ -32,6 +32,8 @@ __DRIVER_CLASS__ = "IPIDriver"
 ANGSTROM, ELECTRONVOLT = 1.8897261, 0.036749326
 _NEAR = 0.3  # Å: up to here from the start structure, the order of the atoms can be compared
 _HEADER = 12  # bytes of a message
+# Where i-PI makes Unix sockets, on every machine: the default of its option --sockets_prefix.
+_UNIX_PREFIX = "/tmp/ipi_"
 _WAIT = 0.2  # s between two trials to connect
 
 
@@ -216,7 +218,7 @@ def drive(
 
 def _connected(host: str, port: int | None, unix: str | None, timeout: float) -> socket.socket:
     """The socket of i-PI, which may start later than the driver."""
-    address: Any = f"/tmp/ipi_{unix}" if unix is not None else (host, port)
+    address: Any = _UNIX_PREFIX + unix if unix is not None else (host, port)
     end = time.monotonic() + timeout
     while True:
         sock = socket.socket(socket.AF_UNIX if unix is not None else socket.AF_INET)

