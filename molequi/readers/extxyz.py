@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -274,41 +275,42 @@ def parse_frame(block: list[str], file: str, index: int, line: int) -> Frame:
 _PROPERTIES = re.compile(r"""Properties\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|(\S+))""")
 
 
-def _columns(comment: str) -> list[tuple[str, str]] | None:
-    """(name, type) of each declared column; None if the comment declares none."""
+def _declared(comment: str) -> list[tuple[str, str, int]] | None:
+    """(name, type, columns) of each declared property; None if the comment declares none."""
     match = _PROPERTIES.search(comment)
     if not match:
         return None
     fields = next(g for g in match.groups() if g is not None).split(":")
     if len(fields) % 3 or not all(c.isdigit() for c in fields[2::3]):
         return None
-    return [
-        (name, kind)
-        for name, kind, cols in zip(fields[::3], fields[1::3], fields[2::3])
-        for _ in range(int(cols))
-    ]
+    return [(n, kind, int(cols)) for n, kind, cols in zip(fields[::3], fields[1::3], fields[2::3])]
 
 
 def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
-    columns = _columns(block[1])
-    wanted = 4 if columns is None else len(columns)
-    names = None if columns is None else [name for name, _ in columns]
-    if names is not None and not {"pos", "positions"} & set(names):
+    declared = _declared(block[1])
+    wanted = 4 if declared is None else sum(columns for *_, columns in declared)
+    first_columns: dict[
+        str, int
+    ] = {}  # of each property; a comment may declare more columns than fit into memory
+    for (name, _, columns), end in zip(declared or (), accumulate(d[2] for d in declared or ())):
+        if columns:
+            first_columns.setdefault(name, end - columns)
+    if declared is not None and not {"pos", "positions"} & first_columns.keys():
         raise DataError(
             f"{file}, frame {index} (line {first + 1}): no column 'pos' among "
-            f"{', '.join(dict.fromkeys(names))}; wanted Properties=species:S:1:pos:R:3, positions in Å"
+            f"{', '.join(first_columns)}; wanted Properties=species:S:1:pos:R:3, positions in Å"
         )
     for k, row in enumerate(block[2:]):
         found = len(row.split())
-        if found < wanted or (columns is not None and found > wanted):
+        if found < wanted or (declared is not None and found > wanted):
             cut = "; the file looks truncated" if not row.endswith("\n") else ""
             raise DataError(
                 f"{file}, frame {index} (line {first + 2 + k}): atom {k} has {found} columns, wanted {wanted}"
                 f"{cut or '; is the number of atoms right?'}"
             )
-        if names is not None and {"species", "Z"} <= set(names):
+        if {"species", "Z"} <= first_columns.keys():
             words = row.split()
-            symbol, number = words[names.index("species")], words[names.index("Z")]
+            symbol, number = words[first_columns["species"]], words[first_columns["Z"]]
             if symbol in SYMBOLS and number.isdigit() and SYMBOLS.index(symbol) != int(number):
                 raise DataError(
                     f"{file}, frame {index} (line {first + 2 + k}): atom {k} is {symbol} in the column "
@@ -318,7 +320,8 @@ def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
 
 def _locate(block: list[str], file: str, index: int, first: int) -> None:
     """Raise DataError for the value that could not be read; return if all rows are right."""
-    columns = _columns(block[1]) or [("species", "S")] + [("pos", "R")] * 3
+    declared = _declared(block[1]) or [("species", "S", 1), ("pos", "R", 3)]
+    columns = [(name, kind) for name, kind, count in declared for _ in range(count)]
     for k, row in enumerate(block[2:]):
         where = f"{file}, frame {index} (line {first + 2 + k}"
         for c, (word, (name, kind)) in enumerate(zip(row.split(), columns)):
