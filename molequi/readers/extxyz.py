@@ -289,9 +289,7 @@ def _declared(comment: str) -> list[tuple[str, str, int]] | None:
 def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
     declared = _declared(block[1])
     wanted = 4 if declared is None else sum(columns for *_, columns in declared)
-    first_columns: dict[
-        str, int
-    ] = {}  # of each property; a comment may declare more columns than fit into memory
+    first_columns: dict[str, int] = {}  # a list of all columns may not fit into memory
     for (name, _, columns), end in zip(declared or (), accumulate(d[2] for d in declared or ())):
         if columns:
             first_columns.setdefault(name, end - columns)
