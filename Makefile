@@ -32,7 +32,7 @@ demo: environment
 	@echo "Report: runs/demo/report.html; pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
 # Tests of one file share what is slow to make (compiled programs, trained models), so one process runs each file.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 25 --durations-min 5
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 25 --durations-min 5 --junitxml build/tests.xml
 
 test: environment
 	$(PYTEST)

@@ -36,10 +36,10 @@ SMALL = {
     "SevenNet": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "NequIPGNN": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "PaiNN": dict(channels=8, layers=2, radial=6),
-    "RelaxedEGNN": dict(channels=8, layers=2),
-    "RelaxedNequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
+    "RelaxedEGNN": dict(channels=8, layers=1),
+    "RelaxedNequIP": dict(channels=4, layers=1, l_max=1, radial=4, radial_hidden=(8,)),
     "So3krates": dict(channels=8, layers=1, heads=2, l_max=2, radial=6),
-    "Transformer": dict(channels=8, layers=2, heads=2, vectors=4, radial=6),
+    "Transformer": dict(channels=8, layers=1, heads=2, vectors=4, radial=6),
 }
 
 

@@ -7,7 +7,6 @@ from molequi.data.dataset import Dataset
 from molequi.errors import MolequiError, SimulationError
 from molequi.model import Model
 from molequi.readers.ase import to_atoms
-from molequi.simulation.dynamics import md
 
 MOST = 200  # atoms
 TEMPERATURE, TIMESTEP = 300.0, 0.5  # K, fs
@@ -58,6 +57,8 @@ def conservation(model: Model, data: Dataset, steps: int) -> Conservation | None
     points = model.elements == (0,) or data.graphs.dim != 3
     if not steps or not several or points or not {"energy", "forces"} <= set(model.quantities):
         return None
+    from molequi.simulation.dynamics import md  # a second of imports that no other training needs
+
     chosen = min(several, key=lambda k: data.counts[k])
     where = data.origins[chosen]
     try:
