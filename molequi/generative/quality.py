@@ -12,6 +12,7 @@ from molequi.generative.bonds import VALENCES, bond_orders, molecule_of, stable_
 from molequi.generative.strain import Strain, strain_of
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS
+from molequi.readers.load import load_dataset
 from molequi.util.html import html_facts, html_heading
 from molequi.util.optional import require
 from molequi.util.tables import text_table
@@ -90,7 +91,7 @@ class Quality:
 
 
 def quality_of(
-    graphs: Sequence[Graph],
+    structures: object,
     known: Sequence[str] = (),
     *,
     posebusters: bool = False,
@@ -100,8 +101,8 @@ def quality_of(
 
     Parameters
     ----------
-    graphs : sequence of Graph
-        Single structures.
+    structures : object
+        A Dataset, a file, ASE Atoms, or what else `molequi.load_dataset` takes. Labels are not read.
     known : sequence of str
         SMILES of the training molecules in any form; those of RDKit are compared. What RDKit cannot read is
         counted in `Quality.notes`.
@@ -119,7 +120,8 @@ def quality_of(
     Raises
     ------
     DataError
-        If there are no structures, for periodic ones, and if RDKit can read none of the known SMILES.
+        If there are no structures, for periodic ones and point clouds, and if RDKit can read none of the
+        known SMILES.
     MissingPackageError
         If posebusters or tblite is wanted and missing.
 
@@ -132,8 +134,13 @@ def quality_of(
     """
     from rdkit import Chem, rdBase
 
-    if not graphs:
-        raise DataError("no structures to judge; wanted at least one Graph")
+    if isinstance(structures, (list, tuple)) and not structures:
+        raise DataError("no structures to judge; wanted at least one")
+    if isinstance(structures, (list, tuple)) and all(isinstance(g, Graph) for g in structures):
+        structures = [g.replace(targets={}) for g in structures]
+    graphs = list(load_dataset(structures, only=()))
+    if any(g.z is None or not g.z.all() for g in graphs):
+        raise DataError("point clouds have no such quality; wanted structures with elements")
     if isinstance(known, str):
         raise DataError(f"known={known[:60]!r}: wanted several SMILES: known=[{known[:60]!r}]")
     if any(g.pbc is not None and bool(g.pbc.any()) for g in graphs):

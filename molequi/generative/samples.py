@@ -127,19 +127,23 @@ class Samples(Sequence[Graph]):
                 atoms.info["name"] = name
             atoms.write(path, format="extxyz", append=True)
 
-    def quality(self, known: Sequence[str] = (), *, energies: Any = None) -> "Quality":
+    def quality(
+        self, known: Sequence[str] = (), *, posebusters: bool = False, energies: Any = None
+    ) -> "Quality":
         """Validity, stability, uniqueness and novelty of molecules, see `molequi.generative.quality_of`.
 
         Parameters
         ----------
         known : sequence of str
             SMILES of the training molecules, for the novelty.
+        posebusters : bool
+            Make the checks of the package posebusters, too.
         energies : optional
             What relaxes the molecules for their strain, such as ``"gfn2-xtb"`` or a model.
         """
         from molequi.generative.quality import quality_of
 
-        return quality_of(self.graphs, known, energies=energies)
+        return quality_of(self.graphs, known, posebusters=posebusters, energies=energies)
 
     def compared(self, references: Dataset, **options: Any) -> "ConformerQuality":
         """Coverage and matching of conformers, see `molequi.generative.conformer_quality`.

@@ -71,6 +71,30 @@ def test_stable_valid_unique_and_new():
         quality_of([])
 
 
+def test_posebusters_sees_an_angle_that_the_tables_do_not():
+    from ase.build import molecule
+
+    pytest.importorskip("posebusters", reason="needs posebusters: pip install 'molequi[generative]'")
+    good = molecule("CH3CH2OH")
+    bent = good.copy()
+    bent.set_angle(0, 1, 2, 70, indices=[2, 3])  # C-C-O; a tetrahedron has 109.5 degrees
+    found = quality_of([good, bent], posebusters=True)
+    assert found.molecule_stability == found.validity == 1.0
+    assert found.checks["bond_angles"] == 0.5 and found.checks["bond_lengths"] == 1.0
+    assert "PoseBusters: bond_angles" in str(found)
+
+
+def test_anything_that_holds_structures_is_judged(tmp_path):
+    from ase.build import molecule
+
+    ethanol = molecule("CH3CH2OH")
+    ethanol.write(tmp_path / "a.xyz")
+    for given in (ethanol, [ethanol], mq.from_atoms([ethanol]), tmp_path / "a.xyz"):
+        assert quality_of(given, ["CCO"]).novelty == 0.0
+    with pytest.raises(DataError, match="point clouds"):
+        quality_of([mq.Graph.single([[0.0, 0, 0], [1, 0, 0]])])
+
+
 def test_packages_that_are_missing_are_named(monkeypatch):
     import sys
 
