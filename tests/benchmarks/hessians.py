@@ -8,10 +8,11 @@ Data are the shipped frames of ethanol at 300 K with labels of GFN2-xTB: 50 for 
 "plain" trains on energies and forces. "products" has products of the Hessian with random directions for each frame, each from two more
 calculations of forces, and the same frames, epochs, steps and options. "calls" spends these calculations on more frames instead (at most 200).
 "time" is "plain" for longer. Both have as many epochs as take the processor time of "products", by the rows of "plain" and "products" of this seed.
-"all" is "products" on 250 frames, with
-one direction each. Vibrations are those of relaxed ethanol, by the analytic Hessian of the model, beside GFN2-xTB by differences of its own forces:
-of the gauche conformer, around which all frames are, and of trans, which does not occur in them. Rows are appended to build/hessian_products.jsonl; seconds are those of one
-processor.
+"all" has one product of each of 450 frames: 50 and 200 at 300 K, and 200 at 600 K.
+
+Vibrations are those of relaxed ethanol, by the analytic Hessian of the model, beside GFN2-xTB by differences of its own forces: of the gauche
+conformer, around which all frames at 300 K are, and of trans, which is 9 % of the frames at 600 K (data/README.md).
+Rows are appended to build/hessian_products.jsonl; seconds are those of one processor.
 """
 
 import argparse
@@ -40,9 +41,9 @@ def frames(directions):
     start = time.process_time()
     parts["products"] = mq.add_hessian_products(parts["train"], "gfn2-xtb", directions=directions)
     print(f"{directions} products of each frame: {time.process_time() - start:.1f} s")
-    everything = parts["train"] + parts["more"]
-    parts["calls"] = everything[: 50 + min(200, 100 * directions)]
-    parts["all"] = everything
+    hot = mq.read_extxyz(mq.shipped("ethanol_600K.xyz")).with_quantities(["energy", "forces"])
+    parts["calls"] = parts["train"] + parts["more"][: 100 * directions]
+    parts["all"] = parts["train"] + parts["more"] + hot
     return parts
 
 
