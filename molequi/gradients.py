@@ -179,7 +179,8 @@ def differentiate(
     """Compute declared derivatives.
 
     All derivatives of one scalar take one backward pass together, those of a tensor one pass for each of its
-    components.
+    components. Where all directions of a batch are zero, as those of structures without labels are, the
+    products of the Hessian are zero and take none.
 
     Parameters
     ----------
@@ -209,10 +210,11 @@ def differentiate(
     ModelError
         If the output of a head does not depend on a field that it is differentiated by.
     """
-    values = dict(out)
-    parents = list(dict.fromkeys(str(q.gradient_of) for q in ordered))
+    values = dict(out) | _still(out, ordered, variables, graph)
+    asked = [q for q in ordered if q.name not in values]
+    parents = list(dict.fromkeys(str(q.gradient_of) for q in asked))
     for k, parent in enumerate(parents):
-        children = [q for q in ordered if q.gradient_of == parent]
+        children = [q for q in asked if q.gradient_of == parent]
         again = create_graph or any(q.name in parents for q in children)
         slopes = _slopes(
             values[parent],
@@ -237,6 +239,23 @@ def differentiate(
                 slope if parent in always_finite else _where_finite(child, slope, values[parent], graph)
             )
     return {q.name: values[q.name] for q in ordered}
+
+
+def _still(
+    out: Mapping[str, Tensor], ordered: Sequence[Quantity], variables: Mapping[str, Tensor], graph: Graph
+) -> dict[str, Tensor]:
+    """Zeros for derivatives of a slope along directions that are all zero.
+
+    They keep a gradient (of zero) for a loss that has no other term.
+    """
+    if DISPLACEMENT not in variables or bool(getattr(graph, DIRECTIONS).any()):
+        return {}
+    slopes = {q.name: q for q in ordered if q.wrt == DISPLACEMENT and q.gradient_of in out}
+    return {
+        q.name: torch.zeros_like(variables[q.wrt]) + 0 * out[str(slopes[q.gradient_of].gradient_of)].sum()
+        for q in ordered
+        if q.gradient_of in slopes
+    }
 
 
 def _slopes(

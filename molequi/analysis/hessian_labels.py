@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 
-from molequi.analysis.hessians import check_step, hessian_vector_product
+from molequi.analysis.hessians import Hessian, check_step, hessian_vector_product
 from molequi.analysis.relaxed import AnyCalculator
 from molequi.data import Dataset
 from molequi.errors import ConfigError, DataError, DataWarning
@@ -22,7 +22,7 @@ from molequi.util.signature import check_keywords
 @check_keywords()
 def add_hessian_products(
     data: Dataset,
-    source: AnyCalculator | Sequence[np.ndarray],
+    source: AnyCalculator | Sequence[np.ndarray | Hessian] | np.ndarray,
     *,
     directions: Annotated[int, Ge(1)] = 1,
     seed: Annotated[int, Ge(0)] = 0,
@@ -40,11 +40,12 @@ def add_hessian_products(
     data : Dataset
         Structures in three dimensions. Split them first: with several directions there are several copies of
         a structure.
-    source : ASE calculator, ``"gfn2-xtb"``, Model, Ensemble, path, or sequence of arrays
+    source : ASE calculator, ``"gfn2-xtb"``, Model, Ensemble, path, or Hessians
         What computes the products, at the level of theory of the labels that the data have: a calculator by
         two calculations of forces for each direction, a model exactly. Or the Hessians of the structures that
-        are labelled, each of shape (3N, 3N) or (N, 3, N, 3) in eV/Å², as programs of quantum chemistry write
-        them.
+        are labelled, in a list or stacked in one array, each of shape (3N, 3N) or (N, 3, N, 3) in eV/Å², as
+        programs of quantum chemistry write them, or results of `molequi.hessian`. Structures of one atom have
+        none.
     directions : int, >= 1
         Directions of a structure.
     seed : int, >= 0
@@ -52,7 +53,8 @@ def add_hessian_products(
     step : float, > 0, optional
         Length of the displacement by finite differences in Å; 0.01 by default.
     structures : int, >= 1, optional
-        Only so many structures are labelled, evenly spaced; the others have no label. By default all.
+        Only so many structures are labelled, evenly spaced; the others have no label. By default all with
+        more than one atom: an atom alone has the Hessian zero.
 
     Returns
     -------
@@ -62,7 +64,8 @@ def add_hessian_products(
     Raises
     ------
     DataError
-        For structures that are not three-dimensional, and for Hessians of wrong number, shape or content.
+        For structures that are not three-dimensional, if each has one atom only, and for Hessians of wrong
+        number, shape or content.
     ConfigError
         For settings out of range or without effect.
 
@@ -81,14 +84,12 @@ def add_hessian_products(
     >>> bool(np.allclose(labelled.values("hessian_products"), 2 * labelled[0].hessian_vectors))
     True
     """
-    _check(data, directions, seed, step, structures)
-    count = len(data) if structures is None else structures
-    chosen = {int(k) for k in np.linspace(0, len(data) - 1, count).round()}
-    given = isinstance(source, Sequence) and not isinstance(source, str)
-    if given and len(source) != count:  # type: ignore[arg-type]
-        raise DataError(f"{len(source)} Hessians for {count} structures; wanted one for each")  # type: ignore[arg-type]
-    if given and step is not None:
-        raise ConfigError(f"step={step:g} has no effect: the Hessians are given; leave it out")
+    several = _check(data, directions, seed, step, structures)
+    count = len(several) if structures is None else structures
+    chosen = {several[k] for k in np.linspace(0, len(several) - 1, count).round().astype(int)}
+    given = isinstance(source, (Sequence, np.ndarray)) and not isinstance(source, str)
+    if given:
+        _check_number(source, count, step)
     calculator: Any = None if given else as_calculator(source)  # type: ignore[arg-type]
     rng, hessians = np.random.default_rng(seed), iter(source if given else ())  # type: ignore[arg-type]
     rows, graphs = [], []
@@ -102,7 +103,7 @@ def add_hessian_products(
             products = _multiplied(next(hessians), vectors, data.origins[k])
         else:
             atoms = to_atoms(graph)
-            if len(graphs) == 0 or k == min(chosen):
+            if k == min(chosen):
                 _compare(calculator, atoms, graph, data.origins[k])
             products = hessian_vector_product(calculator, atoms, vectors, step=step)
         rows += [k] * directions
@@ -110,14 +111,18 @@ def add_hessian_products(
     return _of(data, rows, graphs)
 
 
-def _check(data: object, directions: Any, seed: Any, step: Any, structures: Any) -> None:
+def _check(data: object, directions: Any, seed: Any, step: Any, structures: Any) -> list[int]:
+    """The numbers of the structures with more than one atom, after all arguments were checked."""
     if not isinstance(data, Dataset):
         raise ConfigError(
             f"data is {type(data).__name__}; wanted a Dataset, such as mq.load_dataset(…) gives"
         )
     if data[0].dim != 3:
         raise DataError(f"structures in {data[0].dim} dimensions; Hessian-vector products need 3")
-    most = {"directions": None, "seed": None, "structures": len(data)}
+    several = [k for k, graph in enumerate(data) if graph.num_nodes > 1]
+    if not several:
+        raise DataError("each structure has one atom, whose Hessian is zero; wanted molecules or crystals")
+    most = {"directions": None, "seed": None, "structures": len(several)}
     for name, value, least in (
         ("directions", directions, 1),
         ("seed", seed, 0),
@@ -128,19 +133,42 @@ def _check(data: object, directions: Any, seed: Any, step: Any, structures: Any)
             upper = f" to {top}" if top else " or more"
             raise ConfigError(f"{name}={value!r}: wanted a whole number, {least}{upper}")
     check_step("step", step, "Å")
+    return several
+
+
+def _check_number(hessians: Any, count: int, step: float | None) -> None:
+    """Raise for another number of Hessians than of structures."""
+    if isinstance(hessians, np.ndarray) and hessians.ndim not in (3, 5):
+        raise DataError(
+            f"an array of shape {hessians.shape}; wanted one Hessian for each structure, in a list or "
+            "stacked in the shape (n, 3N, 3N) or (n, N, 3, N, 3). One Hessian alone is [hessian]"
+        )
+    if len(hessians) != count:
+        raise DataError(
+            f"{len(hessians)} Hessians for {count} structures; wanted one for each, and none for single atoms"
+        )
+    if step is not None:
+        raise ConfigError(f"step={step:g} has no effect: the Hessians are given; leave it out")
 
 
 def _directions(rng: np.random.Generator, count: int, atoms: int) -> np.ndarray:
     """Random directions of length 1 without translation, shape (count, N, 3)."""
     found = rng.normal(size=(count, atoms, 3))
     found -= found.mean(1, keepdims=True)
-    lengths = np.linalg.norm(found.reshape(count, -1), axis=1)
-    return found / np.where(lengths > 0, lengths, 1.0)[:, None, None]
+    return found / np.linalg.norm(found.reshape(count, -1), axis=1)[:, None, None]
 
 
 def _multiplied(hessian: object, vectors: np.ndarray, where: str) -> np.ndarray:
     """Products of a given Hessian. Raises DataError if it is none."""
-    array, size = np.asarray(hessian, dtype=np.float64), vectors[0].size
+    matrix = hessian.matrix if isinstance(hessian, Hessian) else hessian
+    size = vectors[0].size
+    try:
+        array = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{where}: a Hessian that is {type(hessian).__name__}; wanted an array of numbers, shape "
+            f"({size}, {size})"
+        ) from None
     if array.shape not in ((size, size), (size // 3, 3, size // 3, 3)):
         raise DataError(
             f"{where}: a Hessian of shape {array.shape} for {size // 3} atoms; wanted ({size}, {size}) or "

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 
@@ -65,6 +66,20 @@ def test_products_are_those_of_the_hessian():
             made.predicting(["energy", "forces"]), graph, graph.hessian_vectors
         )
         assert np.abs(wanted).max() > 1e-3 and np.allclose(found[3 * k : 3 * k + 3], wanted, atol=1e-10)
+
+
+def test_structures_without_directions_take_no_second_pass(monkeypatch):
+    made, passes = view(model()), []
+    graph = directed(made)
+    still = graph.replace(hessian_vectors=torch.zeros_like(graph.pos))
+    plain, grad = made(graph), torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: passes.append(1) or grad(*args, **more))
+    found = made(still, create_graph=True)
+    assert len(passes) == 1 and not found["hessian_products"].any()
+    assert torch.equal(found["forces"].detach(), plain["forces"])
+    found["hessian_products"].sum().backward()
+    made(graph)
+    assert len(passes) == 3
 
 
 @pytest.mark.parametrize("name", sorted({*BACKBONES} - {"PointHierarchy"}))
@@ -162,8 +177,32 @@ def test_labels_of_calculators_and_hessians():
         mq.add_hessian_products(data, cubes).values("hessian_products"),
         mq.add_hessian_products(data, exact).values("hessian_products"),
     )
+    results = mq.hessian(Springs(), data, step=1e-4)
+    for same in (np.stack(exact), np.stack(cubes), results):
+        again = mq.add_hessian_products(data, same, directions=2, seed=5)
+        assert torch.equal(again.values("hessian_products"), given.values("hessian_products"))
     few = mq.add_hessian_products(data, Springs(), structures=2)
     assert few.known("hessian_products").tolist() == [True, False, True]
+
+
+def test_single_atoms_have_no_products():
+    """The Hessian of an atom alone is zero: it stays without label, is not copied, and takes no Hessian."""
+    atom = Atoms("O", calculator=Springs())
+    atom.get_forces()
+    water = waters(5)
+    data = water[:2] + mq.from_atoms([atom]) + water[2:3]
+    for found in (
+        mq.add_hessian_products(data, Springs(), directions=2),
+        mq.add_hessian_products(data, np.stack([np.eye(9)] * 3), directions=2),
+    ):
+        assert found.known("hessian_products").tolist() == [True] * 4 + [False] + [True] * 2
+        assert not found[4].hessian_vectors.any() and found[0].hessian_vectors.any()
+    few = mq.add_hessian_products(data, Springs(), structures=2)
+    assert few.known("hessian_products").tolist() == [True, False, False, True]
+    result = mq.fit(model(), few, water[3:], loss=LOSS, epochs=1, **QUIET)
+    assert np.isfinite(result.history[0]["train_hessian_products_mae"])
+    with pytest.raises(DataError, match="each structure has one atom, whose Hessian is zero"):
+        mq.add_hessian_products(mq.from_atoms([atom]), Springs())
 
 
 def test_wrong_labels_are_named():
@@ -172,6 +211,9 @@ def test_wrong_labels_are_named():
         mq.add_hessian_products(_other(data), Springs())
     for source, changes, words in [
         ([np.eye(9)], {}, "1 Hessians for 2 structures"),
+        (np.eye(9), {}, r"an array of shape \(9, 9\); wanted .* One Hessian alone is \[hessian\]"),
+        (np.stack([np.eye(9)] * 3), {}, "3 Hessians for 2 structures"),
+        (["a", "b"], {}, r"a Hessian that is str; wanted an array of numbers, shape \(9, 9\)"),
         ([np.eye(6)] * 2, {}, r"a Hessian of shape \(6, 6\) for 3 atoms; wanted \(9, 9\) or"),
         ([np.full((9, 9), np.nan)] * 2, {}, "not finite"),
         ([np.triu(np.ones((9, 9)))] * 2, {}, "a Hessian is symmetric"),
