@@ -45,7 +45,7 @@ class Guard(Options):
         "auto" is the rule above, for a model of `molequi.laplace`. A number stops the simulation where the
         standard deviation of the force on an atom is larger, in eV/Å.
     every : int, > 0, optional
-        It looks at one step of so many. By default 2, and 20 for a number, because the standard deviations of
+        Steps from one look to the next. By default 2, and 20 for a number, because the standard deviations of
         a model of `molequi.laplace` take backward passes. Otherwise only energy and forces are computed.
     frames : int, > 0
         How many frames are written: those on the way to the end that `molequi.select` chooses.
@@ -80,7 +80,7 @@ class Watch:
     limit : float
         The largest value that does not stop the simulation.
     every : int
-        It looks at one step of so many.
+        Steps from one look to the next.
 
     Raises
     ------
