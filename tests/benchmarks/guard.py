@@ -1,11 +1,12 @@
 """Guarded dynamics in cases in which the model fails, and in cases in which it does not; labels are GFN2-xTB's.
 
-    python tests/benchmarks/guard.py --out FOLDER [--seeds 1 2] [--cases short-CO few-1500K …]
+    python tests/benchmarks/guard.py --out FOLDER [--seeds 1 2] [--cases few-900K …] [--std 1.0 2]
 
 A model fails at the first step at which the force on an atom is wrong by more than three times the 99 % quantile
 of the largest errors of its validation structures; the reference is asked every 5 steps, and at each step
 of the interval of the failure. The dynamics have no guard: they are recorded, and the guard looks at their frames
-as `mq.md` does. Models and trajectories are kept in FOLDER.
+as `mq.md` does. Models and trajectories are kept in FOLDER. --std is another rule: a factor of the 99 % quantile
+of the largest standard deviation of a force in each validation structure, and the steps from look to look.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from uncertainty import ACAC, errors_of, show, shuffled
 
 import molequi as mq
+from molequi.inference.selection import uncertainties
 from molequi.simulation.guard import Guard, Watch
 from molequi.simulation.inputs import as_calculator
 
@@ -55,7 +57,7 @@ MORE = {
 }
 CASES = PLANTED | MORE
 STEPS, AFTER = 1000, 60
-LONG = {"good-300K": 4000}  # steps
+LONG = {"hot-300K": 4000, "good-300K": 4000}  # steps
 
 
 def parts(name: str, seed: int, out: Path):
@@ -191,6 +193,13 @@ def wrong(atoms: Atoms, oracle) -> float:
     return float(np.linalg.norm(atoms.get_forces() - true, axis=1).max())
 
 
+def guard_of(model, valid, std: list[float] | None) -> Guard:
+    if std is None:
+        return Guard()
+    usual = float(np.quantile(uncertainties(model, valid)[0], 0.99))
+    return Guard(max_std=std[0] * usual, every=int(std[1]))
+
+
 def watched(model, run, guard: Guard) -> int | None:
     """The step at which a guard stops."""
     watch = Watch(guard, mq.Calculator(model, dtype="float64"), None)
@@ -206,18 +215,19 @@ def judged(fails: int, stops: int | None) -> str:
     return "silent" if stops is None else "right" if stops <= fails else "late"
 
 
-def main(out: Path, seeds: list[int], cases: list[str]) -> None:
+def main(out: Path, seeds: list[int], cases: list[str], std: list[float] | None) -> None:
     rows, count = [], {}
     for seed in seeds:
-        sure = {}
+        sure, rules = {}, {}
         for case in cases:
             name = CASES[case][0]
             if name not in sure:
                 train, valid, rest = parts(name, seed, out)
                 sure[name] = mq.laplace(trained(name, seed, out), train, valid, progress=False)
+                rules[name] = guard_of(sure[name], valid, std)
+                watch = Watch(rules[name], mq.Calculator(sure[name]), None)
                 false = [
-                    bool(Watch(Guard(), mq.Calculator(sure[name]), None).look(mq.to_atoms(g), 0, 0.0))
-                    for g in rest
+                    bool(watch.look(mq.to_atoms(graph), k * watch.every, 0.0)) for k, graph in enumerate(rest)
                 ]
                 print(
                     f"{name} {seed}: the guard stops at {sum(false)} of {len(false)} held-out frames",
@@ -225,7 +235,7 @@ def main(out: Path, seeds: list[int], cases: list[str]) -> None:
                 )
             run = record(case, seed, out)
             fails = int(run["fail"])
-            stops = watched(sure[name], run, Guard())
+            stops = watched(sure[name], run, rules[name])
             said = judged(fails, stops)
             kind = "planted" if case in PLANTED else "other"
             kind += ", fails" if fails >= 0 else ", does not fail"
@@ -251,8 +261,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("guard"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--std", type=float, nargs=2, metavar=("FACTOR", "EVERY"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="ase")
-    main(given.out, given.seeds, given.cases)
+    main(given.out, given.seeds, given.cases, given.std)
