@@ -12,6 +12,7 @@ see `molequi.laplace`. Terms of the energy beside the heads, such as latent char
 """
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from molequi.ensemble import Ensemble
+from molequi.environments import Environments, invariants_of
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.gradients import differentiate, with_variables
@@ -54,6 +56,8 @@ class LaplaceEnsemble(Ensemble):
         The factor c of each quantity. A derivative without one has that of its parent.
     directions : int, >= 2
         Columns of R that the derivatives use. They stand for all columns.
+    environments : Environments, optional
+        The features of the training atoms, for `distances`.
 
     Raises
     ------
@@ -76,6 +80,7 @@ class LaplaceEnsemble(Ensemble):
         roots: Mapping[str, Tensor],
         scales: Mapping[str, float],
         directions: int = 8,
+        environments: Environments | None = None,
     ) -> None:
         check_model(model)
         if isinstance(directions, bool) or not isinstance(directions, int) or directions < 2:
@@ -89,6 +94,9 @@ class LaplaceEnsemble(Ensemble):
                 found = "none" if root is None else f"one of shape {tuple(root.shape)}"
                 raise ModelError(f"roots[{name!r}]: found {found}; wanted a matrix of shape ({size}, {size})")
             self.register_buffer(f"root_{name}", root.detach().to(model.device, model.dtype).clone())
+        self.environments = deepcopy(environments)
+        if self.environments is not None:
+            self.environments.to(model.device, model.dtype)
         self.eval()
 
     def predicting(self, items: Any) -> "LaplaceEnsemble":
@@ -100,8 +108,9 @@ class LaplaceEnsemble(Ensemble):
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """Hyperparameters of the model, the scales, and the number of directions."""
-        return super().hparams | {"directions": self.directions}
+        """Hyperparameters of the model, the scales, the number of directions, and sizes of `environments`."""
+        known = None if self.environments is None else self.environments.hparams
+        return super().hparams | {"directions": self.directions, "environments": known}
 
     @classmethod
     def from_hparams(
@@ -123,12 +132,14 @@ class LaplaceEnsemble(Ensemble):
         model = Model.from_hparams(hparams, backbones=backbones, heads=heads)
         sizes = {n: sum(p.numel() for p in last_layer(head).values()) for n, head in model.heads.items()}
         roots = {name: torch.zeros(size, size) for name, size in sizes.items()}
-        return cls(model, roots, hparams["scales"], hparams["directions"])
+        known = hparams.get("environments")  # files of before have none
+        environments = None if known is None else Environments(**known)
+        return cls(model, roots, hparams["scales"], hparams["directions"], environments)
 
     def calibrated(self, factors: Mapping[str, float]) -> "LaplaceEnsemble":
         """A copy whose standard deviations are multiplied by factors, see `Ensemble.calibrated`."""
-        scales = {name: self.scale_of(name) * factor for name, factor in factors.items()}
-        new = LaplaceEnsemble(self._models[0], self.roots, self.scales | scales, self.directions)
+        scales = self.scales | {name: self.scale_of(name) * factor for name, factor in factors.items()}
+        new = LaplaceEnsemble(self._models[0], self.roots, scales, self.directions, self.environments)
         changes = {n: new.scale_of(n) / self.scale_of(n) for n in self.quantities}
         new.metadata = dict(self.metadata)
         if "laplace" in self.metadata:
@@ -157,6 +168,27 @@ class LaplaceEnsemble(Ensemble):
         if name in self.scales or q is None or q.gradient_of is None:
             return self.scales.get(name, 1.0)
         return self.scales.get(q.gradient_of, 1.0)
+
+    @torch.no_grad()
+    def distances(self, graph: Graph) -> Tensor:
+        """How far the environment of each atom is from the training data, see `molequi.environments`: (N,).
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+
+        Raises
+        ------
+        ModelError
+            If there are no `environments`.
+        """
+        if self.environments is None:
+            raise ModelError(
+                "this model keeps no features of its training data; wanted one that "
+                "mq.laplace(model, train, valid) made of a model with forces"
+            )
+        return self.environments(environment_features(self._models[0], graph), graph.z)
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Predictions and standard deviations by name, see `Ensemble.forward`.
@@ -280,6 +312,22 @@ class Step:
             yield slopes
 
 
+@torch.no_grad()
+def environment_features(model: Model, graph: Graph) -> Tensor:
+    """The features of each atom that `molequi.environments` compares: (N, F).
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    graph : Graph
+        A batch of connected structures.
+    """
+    model.check(graph)
+    graph = regular_if_full(usable(graph), model.backbone.full_edges)
+    return invariants_of(model.backbone(graph))
+
+
 def last_layer(head: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of the last layer of a head by their names; none if it has none.
 
@@ -381,10 +429,7 @@ def _rescaled(record: Mapping[str, Any], changes: Mapping[str, float]) -> dict[s
         name: one | {"values": [v / changes.get(name, 1.0) for v in one["values"]]}
         for name, one in (record.get("scores") or {}).items()
     }
-    new = dict(record) | {"scores": scores}
-    if "forces_std" in record:
-        new["forces_std"] = record["forces_std"] * changes["forces"]
-    return new
+    return dict(record) | {"scores": scores}
 
 
 def _split(layer: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:

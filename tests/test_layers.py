@@ -20,7 +20,7 @@ ROWS = dict(
             ["model_summary", "data", "terms"],
             ["model_facts", "store"],
             ["model"],
-            ["compiled", "ensemble"],
+            ["compiled", "ensemble", "environments"],
             ["last_layer"],
             ["checkpoint", "accelerate", "readers", "levels"],
             ["domain", "preparation", "lint"],

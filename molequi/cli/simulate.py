@@ -175,7 +175,10 @@ def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
     for flag, group, field in _GROUPED[name]:
         flags[flag] = replace(flags_of(kinds[group])[field], name=flag)
     if "guard" in flags:  # there is none by default
-        text = "Stop where the forces are more uncertain than this (eV/Å), and write the frames to label"
+        text = (
+            'Stop far from the training data ("auto") or where forces are more uncertain than this (eV/Å), '
+            "and write the frames to label"
+        )
         flags["guard"] = replace(flags["guard"], default=None, text=text)
     return flags | flags_of(ModelInputs)
 

@@ -11,17 +11,18 @@ from annotated_types import Ge
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
+from molequi.environments import fit_environments
 from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.inference.conformal import scores_of
 from molequi.inference.evaluate import with_labels
 from molequi.inference.predictions import evaluation_batches, predicted_blocks
-from molequi.inference.selection import uncertainties
 from molequi.last_layer import (
     LaplaceEnsemble,
     Step,
     check_linear,
     check_model,
+    environment_features,
     last_layer,
 )
 from molequi.model import Model
@@ -33,7 +34,7 @@ from molequi.util.signature import check_call, check_keywords
 _GRID = 10.0 ** np.arange(-10, 1)  # regularizers that are tried, in units of the largest eigenvalue
 _CHUNK = 16  # directions at once
 _EDGES = 4000  # in a batch; Jacobians have a row for each weight
-USUAL = 0.99  # of the validation structures have no atom with a larger standard deviation of its force
+USUAL = 0.99  # of the validation structures have no atom farther from the training data
 _FEWEST = 10  # validation structures
 
 
@@ -124,11 +125,13 @@ def laplace(
             roots[name] = posterior.root(rng)
             scales |= posterior.scales(roots[name], directions)
             bar.advance()
-    found = LaplaceEnsemble(trained, roots, scales, directions)
+    known = None
+    if "forces" in used.quantities:
+        known = fit_environments(_environments(used, train), _environments(used, valid))
+    found = LaplaceEnsemble(trained, roots, scales, directions, known)
     record: dict[str, Any] = {"train": len(train), "valid": len(valid), "seed": seed}
-    if "forces" in found.quantities:
-        std, _ = uncertainties(found, valid)
-        record["forces_std"] = float(np.nanquantile(std, USUAL))
+    if known is not None:
+        record["distance"] = _usual_distance(found, valid)
     record["scores"] = {n: one.kept(rng) for n, one in scores_of(found, valid, scaled=True).items()}
     found.metadata = dict(getattr(used, "metadata", None) or {}) | {"laplace": record}
     return found
@@ -138,6 +141,22 @@ def _chosen(data: Dataset, most: int, rng: np.random.Generator) -> Dataset:
     if len(data) <= most:
         return data
     return data[np.sort(rng.choice(len(data), most, replace=False)).tolist()]
+
+
+def _environments(model: Model, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    for _, graph in evaluation_batches(model, data, (), None):
+        yield environment_features(model, graph), graph.z
+
+
+def _usual_distance(model: LaplaceEnsemble, data: Dataset) -> float:
+    """The quantile USUAL of the largest distance in each structure, of those with elements that are known."""
+    largest = [
+        max(part.tolist())
+        for _, graph in evaluation_batches(model, data, (), None)
+        for part in model.distances(graph).split(graph.counts.tolist())
+    ]
+    finite = [value for value in largest if np.isfinite(value)]
+    return float(np.quantile(finite, USUAL)) if finite else 0.0
 
 
 def _squared_errors(model: Model, data: Dataset) -> dict[str, float]:

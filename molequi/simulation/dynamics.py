@@ -385,9 +385,11 @@ class Simulation:
         conserved = conserved_energy(self.integrator, potential + kinetic)
         if conserved is not None:
             row["E_conserved"] = conserved
-        std = forces_std(atoms.calc) if self.watch is None else self.watch.std(atoms, self.step)
+        std = forces_std(atoms.calc)
         if std is not None:
             row["forces_std"] = float(std.max())
+        if self.watch is not None:
+            row[self.watch.column] = float(self.watch.measure(atoms, self.step).max())
         if atoms.pbc.all():
             row["volume"] = float(atoms.cell.volume)
             if "stress" in properties_of(atoms.calc):

@@ -1,6 +1,5 @@
-"""A guard of dynamics: watches how uncertain the forces are, and collects the frames to label."""
+"""A guard of dynamics: watches how far it is from the training data, and collects the frames to label."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from molequi.util.signature import check_keywords
 
 TO_LABEL = "to_label.xyz"
 _KEPT = 200  # frames that are remembered; then every second one is forgotten
+_FACTOR = 1.2  # measured, see docs/how-to/uncertainty.md
 
 
 @check_keywords()
@@ -34,24 +34,25 @@ _KEPT = 200  # frames that are remembered; then every second one is forgotten
 class Guard(Options):
     """Stops a simulation where the model does not know the forces, and writes the frames to label.
 
-    Every `every` steps it looks at the largest standard deviation of the force on an atom. Between them a
-    model of `molequi.laplace` computes nothing but energy and forces. If the simulation ends at a bound of
-    `Limits`, frames are written, too.
+    By default it stops where an atom is farther from the training data than 1.2 times the 99 % quantile of
+    the farthest atoms of the validation structures, by the distances of `molequi.environments`. These are of
+    the features that heads read, and take a pass through the backbone without derivatives. If the simulation
+    ends at a bound of `Limits`, frames are written, too.
 
     Parameters
     ----------
     max_std : float, > 0, or "auto"
-        Largest standard deviation in eV/Å. "auto" is twice the 99 % quantile of the largest of each
-        structure of the validation data, which `molequi.laplace` keeps. The factor of two is a choice: it
-        does not follow from the calibration, and promises no share of failures that are noticed.
-    every : int, > 0
-        Steps between two looks.
+        "auto" is the rule above, for a model of `molequi.laplace`. A number stops the simulation where the
+        standard deviation of the force on an atom is larger, in eV/Å.
+    every : int, > 0, optional
+        Steps from one look to the next. By default 2, and 20 for a number, because the standard deviations of
+        a model of `molequi.laplace` take backward passes. Otherwise only energy and forces are computed.
     frames : int, > 0
         How many frames are written: those on the way to the end that `molequi.select` chooses.
     """
 
     max_std: Annotated[float, Gt(0)] | Literal["auto"] = "auto"
-    every: Annotated[int, Gt(0)] = 20
+    every: Annotated[int, Gt(0)] | None = None
     frames: Annotated[int, Ge(1)] = 10
     shorthand: ClassVar[str] = "max_std"
 
@@ -74,11 +75,17 @@ class Watch:
         Computes the standard deviations.
     drives : Calculator
         What the dynamics use: without standard deviations, if these cost more.
+    column : str
+        What is watched: "distance" or "forces_std".
+    limit : float
+        The largest value that does not stop the simulation.
+    every : int
+        Steps from one look to the next.
 
     Raises
     ------
     ConfigError
-        For another calculator, and for "auto" of a model whose file has no threshold.
+        For another calculator, and for "auto" of a model that keeps no environments of its training data.
     """
 
     def __init__(self, guard: Guard, calculator: BaseCalculator, out: Path | None) -> None:
@@ -90,6 +97,8 @@ class Watch:
             )
         self.guard, self.calculator, self.out = guard, calculator, out
         self.limit = _limit(guard, calculator)
+        self.column = "distance" if guard.max_std == "auto" else "forces_std"
+        self.every = guard.every or (2 if guard.max_std == "auto" else 20)
         self.drives = calculator
         if isinstance(calculator.model, LaplaceEnsemble):
             self.drives = Calculator(
@@ -97,11 +106,11 @@ class Watch:
             )
             self.drives.model.use_program(calculator.model.program)
         self._frames: list[Atoms] = []
-        self._last: tuple[int, float] = (-1, math.nan)
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0))
         self._stride, self._looks = 1, 0
 
-    def std(self, atoms: Atoms, step: int) -> np.ndarray:
-        """Standard deviation of the force on each atom in eV/Å.
+    def measure(self, atoms: Atoms, step: int) -> np.ndarray:
+        """Distance of the environment of each atom, or standard deviation of the force on it in eV/Å.
 
         Parameters
         ----------
@@ -110,12 +119,20 @@ class Watch:
         step : int
             Its step.
         """
-        if atoms.calc is not self.calculator and self._last[0] != step:
+        if self._last[0] != step:
+            self._last = step, self._measured(atoms)
+        return self._last[1]
+
+    def _measured(self, atoms: Atoms) -> np.ndarray:
+        if self.column == "distance":
+            assert isinstance(self.calculator.model, LaplaceEnsemble)
+            distances = self.calculator.model.distances(self.calculator.graph(atoms))
+            return np.asarray(distances.double().cpu().numpy())
+        if atoms.calc is not self.calculator:
             self.calculator.calculate(atoms)
-        found = forces_std(self.calculator)
-        assert found is not None
-        self._last = step, float(found.max())
-        return found
+        std = forces_std(self.calculator)
+        assert std is not None
+        return std
 
     def look(self, atoms: Atoms, step: int, time: float) -> str:
         """What is wrong with a frame, in words, if it is time to look; the frame is remembered.
@@ -129,22 +146,28 @@ class Watch:
         time : float
             Its time in ps.
         """
-        if step % self.guard.every:
+        if step % self.every:
             return ""
-        std = self.std(atoms, step)
-        self._remember(atoms, step, time, float(std.max()))
-        if (std <= self.limit).all():
+        found = self.measure(atoms, step)
+        self._remember(atoms, step, time, float(found.max()))
+        if (found <= self.limit).all():
             return ""
-        k = int(np.where(np.isfinite(std), std, np.inf).argmax())
+        k = int(np.where(np.isfinite(found), found, np.inf).argmax())
+        atom = f"atom {k} ({atoms.symbols[k]})"
+        if self.column == "distance":
+            return (
+                f"the environment of {atom} is unlike those of the training data: its distance is "
+                f"{found[k]:.3g}, more than {self.limit:.3g} of the guard"
+            )
         return (
-            f"the force on atom {k} ({atoms.symbols[k]}) is uncertain: its standard deviation is "
-            f"{std[k]:.3g} eV/Å, more than {self.limit:.3g} of the guard"
+            f"the force on {atom} is uncertain: its standard deviation is {found[k]:.3g} eV/Å, more than "
+            f"{self.limit:.3g} of the guard"
         )
 
-    def _remember(self, atoms: Atoms, step: int, time: float, std: float) -> None:
+    def _remember(self, atoms: Atoms, step: int, time: float, value: float) -> None:
         frame = atoms.copy()
-        frame.info |= {"step": step, "time_ps": time, "uncertainty": std}
-        if self._looks % self._stride == 0 or std > self.limit:
+        frame.info |= {"step": step, "time_ps": time, "uncertainty": value}
+        if self._looks % self._stride == 0 or value > self.limit:
             self._frames.append(frame)
         self._looks += 1
         if len(self._frames) > _KEPT:
@@ -234,12 +257,13 @@ def _bare(frame: Atoms) -> Atoms:
 def _limit(guard: Guard, calculator: Calculator) -> float:
     if guard.max_std != "auto":
         return guard.max_std
-    kept = (getattr(calculator.model, "metadata", None) or {}).get("laplace") or {}
-    level = kept.get("forces_std")
-    if not isinstance(level, (int, float)):
+    model = calculator.model
+    known = model.environments if isinstance(model, LaplaceEnsemble) else None
+    level = ((getattr(model, "metadata", None) or {}).get("laplace") or {}).get("distance")
+    if known is None or not isinstance(level, (int, float)):
         raise ConfigError(
-            "limits={'guard': 'auto'} takes its threshold from the validation data of "
-            "mq.laplace(model, train, valid), and this model has none; wanted a number in eV/Å, such as "
-            "limits={'guard': 0.3}"
+            "limits={'guard': 'auto'} compares environments with the training data that "
+            "mq.laplace(model, train, valid) keeps, and this model has none; make it again with mq.laplace, "
+            "or give a standard deviation in eV/Å, such as limits={'guard': 0.3}"
         )
-    return 2.0 * float(level)
+    return _FACTOR * float(level)

@@ -93,7 +93,7 @@ class Dynamics:
         Columns of ``log.csv``: ``step``, ``time_ps``, ``E_pot``, ``E_kin``, ``E_tot`` (eV), ``T`` (K). The
         thermostats "bussi" and "nose-hoover" add ``E_conserved`` (eV). A structure that is periodic in three
         directions has ``volume`` (Å³) and ``pressure`` (bar), and an `Ensemble` has ``forces_std`` (eV/Å),
-        the largest of all atoms.
+        the largest of all atoms. A guard has what it watches: ``forces_std``, or the largest ``distance``.
     out : Path or None
         Folder of the files.
     thermostat : str

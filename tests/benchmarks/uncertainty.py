@@ -1,6 +1,6 @@
-"""Coverage of intervals, rank of uncertainties, guarded dynamics and active learning, on the data of the project.
+"""Coverage of intervals, rank of uncertainties and active learning, on the data of the project.
 
-    python tests/benchmarks/uncertainty.py intervals|guard|active --out FOLDER [--seeds 5]
+    python tests/benchmarks/uncertainty.py intervals|active --out FOLDER [--seeds 5]
 
 Every table is printed and written to FOLDER; seconds are of the processor, on one thread.
 """
@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase import Atoms
-from ase.calculators.calculator import Calculator as ASECalculator
-from ase.io import read
 from scipy.stats import spearmanr
 
 import molequi as mq
 from molequi.inference import calibration, coverage
 from molequi.inference.predictions import predictions
-from molequi.simulation.inputs import as_calculator
 
 ACAC = Path(os.environ.get("MOLEQUI_DATA", "shared/data")) / "acac" / "train_300K.xyz"
 COMPONENT = "force component"
@@ -120,44 +116,6 @@ def ranks(model, held, part, scaled: bool) -> list[str]:
     return [f"{spearmanr(found.std, np.abs(found.error))[0]:.2f}", f"{likelihood:.2f}"]
 
 
-# --- guarded dynamics
-
-
-def guard(out: Path, seeds: int) -> None:
-    """Models trained on 15 frames at 300 K, in dynamics at 1500 K and at 300 K.
-
-    A guard is right if it stops no later than the model fails, and does not stop if the model does not fail.
-    """
-    cold = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
-    rows, oracle = [], as_calculator("gfn2-xtb")
-    before = {1500: 0, 300: 0}
-    for seed in range(2 * seeds):
-        data = shuffled(cold, seed)
-        train, valid = data[:15], data[15:35]
-        model = mq.laplace(
-            trained(train, valid, seed=seed, epochs=60, channels=8), train, valid, progress=False
-        )
-        usual = np.quantile(errors_of(model, valid), 0.99)
-        for kelvin in (1500, 300):
-            fails, why, _ = dynamics(data[0], model, kelvin, seed, oracle, 3 * usual, None, out)
-            stops, _, frames = dynamics(data[0], model, kelvin, seed, oracle, 3 * usual, "auto", out)
-            good = stops is None if fails is None else stops is not None and stops <= fails
-            before[kelvin] += good
-            rows.append(
-                [
-                    seed,
-                    kelvin,
-                    f"{usual:.2f}",
-                    "" if fails is None else f"{fails} ({why})",
-                    stops or "",
-                    frames,
-                    "yes" if good else "no",
-                ]
-            )
-    head = ["seed", "K", "usual error (eV/Å)", "step of failure", "step of the guard", "frames", "right"]
-    show(f"guard: {before}", head, rows, out / "guard.md")
-
-
 def errors_of(model, data) -> np.ndarray:
     """Largest error of the force on an atom of each structure."""
     found = predictions(model, data, progress=False)
@@ -167,41 +125,6 @@ def errors_of(model, data) -> np.ndarray:
             for one, g in zip(found, data)
         ]
     )
-
-
-def dynamics(start, model, kelvin, seed, oracle: ASECalculator, allowed: float, guard, out: Path):
-    """Step of the first frame whose largest error is not allowed, or of the guard, and why."""
-    folder = out / "md"
-    stop, frames = None, 0
-    driver = model if guard else model.mean_model
-    try:
-        mq.md(
-            mq.to_atoms(start),
-            driver,
-            ensemble="nvt",
-            temperature=kelvin,
-            steps=2000,
-            every=20,
-            seed=seed,
-            limits={"guard": guard},
-            out=folder,
-            resume="restart",
-            progress=False,
-        )
-    except mq.errors.SimulationError as error:
-        stop = int(str(error).partition("step ")[2].partition(":")[0])
-        frames = len(error.to_label or ())
-    if guard:
-        return stop, "", frames
-    for frame in read(folder / "trajectory.xyz", ":"):
-        plain = Atoms(frame.numbers, frame.positions, calculator=oracle)
-        try:
-            wrong = np.linalg.norm(frame.get_forces() - plain.get_forces(), axis=1).max()
-        except Exception:
-            return frame.info["step"], "no reference", 0
-        if wrong > allowed:
-            return frame.info["step"], f"{wrong:.1f} eV/Å", 0
-    return stop, "bounds", 0
 
 
 # --- active learning
@@ -255,10 +178,10 @@ def rounds(first, valid, pool, test, by: str, seed: int) -> list[float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("intervals", "guard", "active"))
+    parser.add_argument("what", choices=("intervals", "active"))
     parser.add_argument("--out", type=Path, default=Path("uncertainty"))
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    {"intervals": intervals, "guard": guard, "active": active}[given.what](given.out, given.seeds)
+    {"intervals": intervals, "active": active}[given.what](given.out, given.seeds)

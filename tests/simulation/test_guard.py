@@ -9,6 +9,7 @@ from ase.build import molecule
 import molequi as mq
 from molequi.cli.program import main
 from molequi.errors import ConfigError, ModelError, SimulationError
+from molequi.last_layer import LaplaceEnsemble
 from molequi.simulation.guard import Watch, is_possible
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
@@ -89,15 +90,61 @@ def test_ensembles_are_watched_too():
         run(many, guard=1e-9)
     with pytest.raises(
         ConfigError,
-        match=r"limits={'guard': 'auto'} takes its threshold from the validation data of mq.laplace",
+        match=r"limits={'guard': 'auto'} compares environments with the training data that mq.laplace",
     ):
         run(many, guard="auto")
 
 
-def test_automatic_threshold_is_twice_the_usual(trusted):
+def test_automatic_threshold_is_that_of_the_validation_data(trusted):
     found = Watch(mq.Guard(), mq.Calculator(trusted), None)
-    std = [one["forces_std"].max() for one in mq.predict(trusted, DATA[20:40], progress=False)]
-    assert found.limit == pytest.approx(2 * np.quantile(std, 0.99), rel=1e-9)
+    largest = [float(trusted.distances(mq.connect(graph, 3.0)).max()) for graph in DATA[20:40]]
+    assert found.limit == pytest.approx(1.2 * np.quantile(largest, 0.99), rel=1e-9)
+    assert trusted.calibrated({"forces": 2.0}).metadata["laplace"]["distance"] == found.limit / 1.2
+
+
+def test_automatic_guard_stops_at_new_environments_without_backward_passes(trusted, tmp_path, monkeypatch):
+    """Frames of the training data pass, a bond that is too short does not."""
+
+    def forward(*args, **options):
+        raise AssertionError("a standard deviation was computed")
+
+    monkeypatch.setattr(type(trusted), "forward", forward)
+    saved = mq.load(mq.save(trusted, tmp_path / "sure.safetensors"))
+    watch = Watch(mq.Guard(), mq.Calculator(saved), None)
+    assert not any(watch.look(mq.to_atoms(graph), 2 * k, 0.0) for k, graph in enumerate(DATA[:20]))
+    broken = START.copy()
+    broken.set_distance(0, 1, 0.8 * broken.get_distance(0, 1), fix=0)
+    problem = watch.look(broken, 1000, 0.0)
+    assert "the environment of atom" in problem and "is unlike those of the training data" in problem
+    assert watch.every == 2 and watch.look(broken, 1001, 0.0) == ""  # no time to look
+    with pytest.raises(SimulationError, match=r"step 0: the environment of atom \d \([CHO]\)") as found:
+        mq.md(broken, saved, ensemble="nvt", steps=5, limits={"guard": "auto"}, progress=False)
+    assert len(found.value.to_label) == 1
+    free = run(saved, guard="auto", steps=4, every=2)
+    assert (free.history["distance"] < watch.limit).all() and "forces_std" not in free.history
+
+
+def test_files_of_before_keep_no_environments(trusted, tmp_path):
+    old = LaplaceEnsemble(trusted.mean_model, trusted.roots, trusted.scales)
+    old = mq.load(mq.save(old, tmp_path / "old.safetensors"))
+    with pytest.raises(ConfigError, match="this model has none; make it again with mq.laplace"):
+        run(old, guard="auto")
+    with pytest.raises(
+        ModelError, match=r"keeps no features of its training data; wanted one that mq.laplace"
+    ):
+        old.distances(mq.connect(DATA[0], 3.0))
+
+
+def test_unknown_elements_stop_the_automatic_guard(trusted):
+    """The model knows carbon, and no training structure of this one has any."""
+    water = mq.from_atoms([molecule("H2O")])[0].replace(
+        targets={"energy": DATA[0].targets["energy"], "forces": DATA[0].targets["forces"][:3]}
+    )
+    waters = mq.Dataset([water.replace(pos=water.pos * (1 + 0.01 * k)) for k in range(12)])
+    of_water = mq.laplace(model(), waters, waters, progress=False)
+    watch = Watch(mq.Guard(), mq.Calculator(of_water), None)
+    assert watch.look(molecule("H2O"), 0, 0.0) == ""
+    assert "atom 0 (C) is unlike those of the training data: its distance is inf" in watch.look(START, 4, 0.0)
 
 
 def test_frames_that_nobody_can_label_are_left_out(trusted):
