@@ -1,6 +1,6 @@
 """How far the environments of atoms are from those of the training data, in the features that heads read.
 
-The features x of an atom are the invariants of the backbone and the norms of its vectors and tensors. With
+The features x of an atom are the invariants of the backbone and the norms of its other features. With
 their mean μ and covariance Σ over the training atoms of an element, the distance is
 
     d² = (x - μ)ᵀ (Σ + ρ tr(Σ)/F 1)⁻¹ (x - μ) / s²,
@@ -74,15 +74,15 @@ class Environments(nn.Module):
 
 
 def invariants_of(features: Features) -> Tensor:
-    """Invariants and norms of all other features: (N, F).
+    """Invariants, and norms of all other features (pseudoscalars change their sign in a mirror): (N, F).
 
     Parameters
     ----------
     features : Features
         What a backbone returns.
     """
-    parts = [b.squeeze(-1) if b.shape[-1] == 1 else b.norm(dim=-1) for b in features.blocks.values()]
-    return torch.cat(parts, 1)
+    others = [block.norm(dim=-1) for irrep, block in features.blocks.items() if irrep != "0e"]
+    return torch.cat([features.scalars, *others], 1)
 
 
 def fit_environments(

@@ -58,11 +58,12 @@ def test_features_are_invariant_under_rotations_and_reflections():
     vector = torch.randn(5, 4, 3, generator=GENERATOR, dtype=torch.float64)
     scalar = torch.randn(5, 2, 1, generator=GENERATOR, dtype=torch.float64)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=GENERATOR, dtype=torch.float64))[0]
+    pseudo, sign = vector[..., :1], torch.linalg.det(turn).sign()
     one, other = (
-        invariants_of(Features(blocks={"0e": scalar, "1o": v}, coordination=torch.ones(5)))
-        for v in (vector, vector @ turn)
+        invariants_of(Features(blocks={"0e": scalar, "0o": p, "1o": v}, coordination=torch.ones(5)))
+        for p, v in ((pseudo, vector), (-pseudo, vector @ (-sign * turn)))
     )
-    assert one.shape == (5, 6) and torch.allclose(one, other)
+    assert one.shape == (5, 10) and torch.allclose(one, other)
     assert not torch.allclose(one, one + vector[..., :1].sum(1))
 
 
