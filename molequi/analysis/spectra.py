@@ -446,7 +446,8 @@ class _Motion:
         step = frame_spacing(frames, spacing) / 1e3
         if len(frames) < _FEWEST:
             raise DataError(
-                f"{len(frames)} frames: wanted {_FEWEST} or more for a spectrum, or one structure"
+                f"{len(frames)} frames: wanted {_FEWEST} or more for a spectrum, or one structure; simulate "
+                "longer, or write more frames, as with md(…, every=4)"
             )
         check_spacing(frames[0], step, PER_CM)
         velocities, free = free_velocities(frames)
@@ -487,7 +488,7 @@ class _Motion:
         grid = np.fft.rfftfreq(self.length, self.step) * PER_CM
         text = (
             f"{what} of {self.count} frames, {self.count * self.step:.3g} ps at "
-            f"{self.thermal / units.kB:.0f} K, resolved up to {grid[-1]:.0f} cm⁻¹"
+            f"{self.thermal / units.kB:.0f} K, a point every {grid[1]:.3g} cm⁻¹ up to {grid[-1]:.0f}"
         )
         none = np.empty(0)
         return Spectrum(kind, grid, intensity, none, none, none, text)
