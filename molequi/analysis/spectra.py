@@ -31,6 +31,7 @@ from molequi.inference.predict import predict
 from molequi.interfaces import Calculator
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity
+from molequi.simulation.inputs import XTB
 from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
@@ -312,11 +313,12 @@ def _model_of(calculator: AnyCalculator | None) -> Model | Ensemble | None:
         return calculator
     if isinstance(calculator, Calculator):
         return calculator.model
-    if isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__"):
+    name = calculator if isinstance(calculator, str) and calculator in XTB else type(calculator).__name__
+    if name not in XTB and (isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__")):
         return load(calculator)
     raise ConfigError(
-        f"found the calculator {type(calculator).__name__}; wanted a model of molequi that predicts dipoles "
-        "or polarizabilities; a trajectory whose frames have them needs none"
+        f"found the calculator {name}; wanted a model of molequi that predicts dipoles or polarizabilities; "
+        "a trajectory whose frames have them needs none"
     )
 
 

@@ -255,6 +255,11 @@ def with_results(**results):
     ("call", "kind", "message"),
     [
         (lambda: mq.infrared(diatomic()), ConfigError, r"needs a model: mq\.infrared\(structure, model\)"),
+        (
+            lambda: mq.infrared(diatomic(), "gfn2-xtb"),
+            ConfigError,
+            "found the calculator gfn2-xtb; wanted a m",
+        ),
         (lambda: mq.infrared(diatomic(), model(), spacing=1.0), ConfigError, "leave spacing out"),
         (lambda: mq.infrared(diatomic(), model(), width=-1.0), ConfigError, r"width=-1\.0: wanted a number"),
         (
