@@ -6,7 +6,7 @@ import torch
 from ase.build import bulk, molecule
 
 import molequi as mq
-from molequi.errors import ConfigError, ModelError
+from molequi.errors import ConfigError, DataWarning, ModelError
 from molequi.heads import LinearScalar, Scalar
 from molequi.inference import calibration
 from molequi.last_layer import LaplaceEnsemble, check_linear, last_layer
@@ -231,4 +231,10 @@ def test_a_second_approximation_and_single_atoms_are_named():
     ):
         mq.fit(done, [], [], epochs=1)
     with pytest.raises(ConfigError, match="energy of the training data does not depend on the last layer"):
-        mq.laplace(made, [atom], [atom] * 10, progress=False)
+        with pytest.warns(DataWarning, match="in more than one part"):
+            mq.laplace(made, [atom], [atom] * 10, progress=False)
+
+
+def test_validation_data_that_were_trained_on_are_named():
+    with pytest.warns(DataWarning, match="1 structure is in more than one part.*in train is .*in valid"):
+        mq.laplace(model(), DATA[:12], DATA[11:23], progress=False)

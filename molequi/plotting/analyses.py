@@ -20,6 +20,7 @@ from molequi.analysis import (
 )
 from molequi.errors import ConfigError
 from molequi.plotting.figure import Figure
+from molequi.simulation.bands import Band
 
 _ALL = "#444444"
 _SHOWN = 0.99  # of the vibrational density of states; what lies above is noise
@@ -35,7 +36,7 @@ _LINES = ("#2f6db3", "#c4472b", "#2e7d32", "#8e44ad", "#b8860b", "#008b8b")
 
 @singledispatch
 def analysis(result: object) -> Figure:
-    """The picture of a result of `molequi.analysis`.
+    """The picture of a result of `molequi.analysis`, or of `molequi.neb`.
 
     Parameters
     ----------
@@ -191,7 +192,16 @@ def _(result: Spectrum) -> Figure:
     axis.plot(result.wavenumber, result.intensity, color=_LINES[0], linewidth=1.2)
     if len(result.lines):
         height = result.intensity.max() / max(result.strength.max(), 1e-300)
-        axis.vlines(result.lines, 0, height * result.strength, color=_LINES[1], linewidth=1)
+        axis.vlines(
+            result.lines,
+            0,
+            height * result.strength,
+            color=_LINES[1],
+            linewidth=1,
+            label="intensities of modes",
+        )
+        axis.lines[0].set_label("broadened")
+        axis.legend(frameon=False)
     names = {"infrared": "infrared intensity (km/mol per cm⁻¹)", "raman": "Raman activity (Å⁴/u per cm⁻¹)"}
     share = np.cumsum(result.intensity) / max(result.intensity.sum(), 1e-300)
     last = int(np.searchsorted(share, _SHOWN).clip(max=len(share) - 1))
@@ -199,6 +209,18 @@ def _(result: Spectrum) -> Figure:
     axis.set_xlim(0, min(1.15 * result.wavenumber[last], result.wavenumber[-1]))
     axis.set_ylim(bottom=0)
     axis.set_title(result.source, fontsize="small")
+    return figure
+
+
+@analysis.register
+def _(result: Band) -> Figure:
+    figure, axis = _wide()
+    energies = result.energies - result.energies[0]
+    axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+    axis.plot(result.path, energies, "o-", color=_LINES[0], linewidth=1.2)
+    axis.plot(result.path[result.top], energies[result.top], "o", color=_LINES[1])
+    axis.set(xlabel="length of the path (Å)", ylabel="energy above the start (eV)")
+    axis.set_title(f"barrier {result.barrier:.3f} eV, backwards {result.reverse_barrier:.3f} eV")
     return figure
 
 

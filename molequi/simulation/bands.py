@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import FIRE
 
@@ -64,6 +66,15 @@ class Band:
     def top(self) -> int:
         """Number of the image of highest energy: with a climbing image, the transition state."""
         return int(np.argmax(self.energies))
+
+    @property
+    def path(self) -> np.ndarray:
+        """Length of the path from the start to each image in Å: norms of the displacements of all atoms."""
+        steps = [
+            np.linalg.norm(find_mic(b.positions - a.positions, a.cell, a.pbc)[0])
+            for a, b in pairwise(self.images)
+        ]
+        return np.concatenate([[0.0], np.cumsum(steps)])
 
     @property
     def barrier(self) -> float:

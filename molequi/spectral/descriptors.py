@@ -20,7 +20,7 @@ from molequi.ops import safe
 from molequi.ops.segment import segment_mean
 from molequi.quantities import SYMBOLS, atomic_number
 from molequi.readers import load_dataset
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, check_keywords
 
 Center = Literal["atoms", "centroid"]
 Degree = Annotated[int, Ge(0), Le(11)]
@@ -28,6 +28,7 @@ BATCH = 2000  # nodes at a time
 CORE = 0.1  # r0 in cutoffs: the distance from the center within which directions fade
 
 
+@check_keywords()
 def power_spectrum(
     structures: Any,
     *,
@@ -106,6 +107,7 @@ def power_spectrum(
     return Expansion(data, **given).described("power spectrum", invariants)
 
 
+@check_keywords()
 def bispectrum(
     structures: Any,
     *,

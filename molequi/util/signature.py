@@ -85,7 +85,7 @@ def check_keywords(
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
             unknown = {k: v for k, v in kwargs.items() if k not in known}
-            if unknown:
+            if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
                 lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
                 raise UnknownKeywordError("\n".join(lines))
             if len(args) > most or any(n not in kwargs for n in (*needed[len(args) :], *needed_by_name)):

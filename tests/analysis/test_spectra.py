@@ -117,6 +117,9 @@ def test_results_are_printed_written_and_drawn(tmp_path):
     assert head == "wavenumber_cm-1,activity_A4/u,depolarization"
     for result in (lines, moving):
         assert plotting.analysis(result).axes[0].get_xlabel() == "wavenumber (cm⁻¹)"
+    names = [text.get_text() for text in plotting.analysis(lines).axes[0].get_legend().get_texts()]
+    assert names == ["broadened", "intensities of modes"]
+    assert f"a point every {moving.wavenumber[1]:.3g} cm⁻¹ up to {moving.wavenumber[-1]:.0f}" in str(moving)
 
 
 def test_the_commands(tmp_path, capsys, monkeypatch):
@@ -252,12 +255,17 @@ def with_results(**results):
     ("call", "kind", "message"),
     [
         (lambda: mq.infrared(diatomic()), ConfigError, r"needs a model: mq\.infrared\(structure, model\)"),
+        (
+            lambda: mq.infrared(diatomic(), "gfn2-xtb"),
+            ConfigError,
+            "found the calculator gfn2-xtb; wanted a m",
+        ),
         (lambda: mq.infrared(diatomic(), model(), spacing=1.0), ConfigError, "leave spacing out"),
         (lambda: mq.infrared(diatomic(), model(), width=-1.0), ConfigError, r"width=-1\.0: wanted a number"),
         (
             lambda: mq.infrared(trajectory(KT, steps=5), model(), spacing=1.0),
             DataError,
-            "5 frames: wanted 16",
+            "5 frames: wanted 16.*or write more frames, as with md",
         ),
         (
             lambda: mq.infrared(trajectory(KT, steps=20), spacing=1.0),

@@ -8,6 +8,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.mep import NEB
 from ase.optimize import FIRE
+from ase.utils.forcecurve import fit_images
 
 import molequi as mq
 from molequi.errors import ConfigError, SimulationError
@@ -38,6 +39,10 @@ def test_a_band_in_one_batch_is_that_of_ase():
     FIRE(NEB(path, k=0.1, climb=True, method="improvedtangent"), logfile=None).run(fmax=0.05, steps=4)
     for one, other in zip(found.images, path):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-10)
+    np.testing.assert_allclose(found.path, fit_images(path).path, atol=1e-8)
+    (axis,) = mq.plotting.analysis(found).axes
+    assert axis.get_ylabel() == "energy above the start (eV)" and "barrier" in axis.get_title()
+    np.testing.assert_allclose(axis.lines[1].get_xdata(), found.path)
     np.testing.assert_allclose(found.energies, [image.get_potential_energy() for image in path], atol=1e-10)
     assert (found.images[2].positions[0] == first.positions[0]).all()
     assert found.steps == 4 and not found.converged

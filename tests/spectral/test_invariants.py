@@ -148,6 +148,8 @@ def test_errors():
         power_spectrum(cloud(), cutoff=4.0, l_max=12)
     with pytest.raises(ConfigError, match="center"):
         bispectrum(cloud(), cutoff=4.0, center="middle")
+    with pytest.raises(ConfigError, match=r"'cutoff'; wanted power_spectrum\(structures, cutoff=…, …\)"):
+        power_spectrum(cloud())
 
 
 @pytest.mark.parametrize("symbols", ["CHHHH", "COO"])
