@@ -214,11 +214,12 @@ def export_aot(
     (N,), ``edge_index`` (2, E), ``shifts`` (E, 3) and ``cell`` (3, 3) in Å, then ``charge`` and ``spin``
     (1,), if the model reads them; all float64 but for the integers, which are int64, and all contiguous:
     give ``x.to(dtype).contiguous()``. The file checks this only in a process that was started with
-    ``AOTI_RUNTIME_CHECK_INPUTS=1`` in its environment; otherwise other tensors give wrong numbers. An edge
-    goes from the sender, row 0 of ``edge_index``, to the receiver, row 1, and its vector is
-    ``positions[sender] + shifts @ cell - positions[receiver]``. Every pair within the cutoff is two edges, sorted by the receiver. A molecule has
-    zero shifts and a unit cell. It returns the energy in eV, the forces (N, 3) in eV/Å and the virial (3, 3)
-    in eV, -dE/dε. Numbers of atoms and edges are free from two upwards.
+    ``AOTI_RUNTIME_CHECK_INPUTS=1`` in its environment; otherwise other tensors give wrong numbers. An
+    edge goes from the sender, row 0 of ``edge_index``, to the receiver, row 1, and its vector is
+    ``positions[sender] + shifts @ cell - positions[receiver]``. Every pair within the cutoff is two
+    edges, sorted by the receiver. A molecule has zero shifts and a unit cell. It returns the energy in
+    eV, the forces (N, 3) in eV/Å and the virial (3, 3) in eV, -dE/dε. Numbers of atoms and edges are free
+    from two upwards.
     ``function.get_metadata()["molequi"]`` has the units, the cutoff, the elements and the precision as JSON.
 
     Compiling takes a minute or more. The file serves the kind of processor on which it was made.
