@@ -197,6 +197,7 @@ def infrared(
     >>> spectrum.kind, spectrum.unit
     ('infrared', 'km/mol')
     """
+    calculator = _loaded(calculator)
     source = _source(structures, "infrared", calculator, spacing, temperature, width)
     model = _model_of(calculator)
     if isinstance(source, NormalModes):
@@ -255,6 +256,7 @@ def raman(
     DataError
         If frames have no polarizabilities, or there are too few of them.
     """
+    calculator = _loaded(calculator)
     source = _source(structures, "raman", calculator, spacing, temperature, width)
     model = _model_of(calculator)
     if isinstance(source, NormalModes):
@@ -307,13 +309,18 @@ def _source(
     return vibrations(frames[0], calculator)
 
 
+def _loaded(calculator: AnyCalculator | None) -> AnyCalculator | None:
+    """A model in place of its file, which is then loaded once."""
+    if isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__"):
+        return load(calculator)
+    return calculator
+
+
 def _model_of(calculator: AnyCalculator | None) -> Model | Ensemble | None:
     if calculator is None or isinstance(calculator, (Model, Ensemble)):
         return calculator
     if isinstance(calculator, Calculator):
         return calculator.model
-    if isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__"):
-        return load(calculator)
     raise ConfigError(
         f"found the calculator {type(calculator).__name__}; wanted a model of molequi that predicts dipoles "
         "or polarizabilities; a trajectory whose frames have them needs none"
