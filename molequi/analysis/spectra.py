@@ -12,6 +12,7 @@ quantum harmonic oscillators.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -311,9 +312,7 @@ def _source(
 
 def _loaded(calculator: AnyCalculator | None) -> AnyCalculator | None:
     """A model in place of its file, which is then loaded once."""
-    if isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__"):
-        return load(calculator)
-    return calculator
+    return load(calculator) if isinstance(calculator, (str, os.PathLike)) else calculator
 
 
 def _model_of(calculator: AnyCalculator | None) -> Model | Ensemble | None:
