@@ -180,11 +180,15 @@ class _Band(NEB):
         super().__init__(images, **options)
         self.calculate = calculate
         self.known: list[float] = []
+        self._calculated: np.ndarray | None = None  # positions of the images; optimizers ask twice for each
         self._set([0, len(images) - 1])
 
     def get_forces(self) -> np.ndarray:
         """Forces on the band, in eV/Å."""
-        self._set(range(1, len(self.images) - 1))
+        positions = self.get_positions()
+        if self._calculated is None or not np.array_equal(positions, self._calculated):
+            self._set(range(1, len(self.images) - 1))
+            self._calculated = positions.copy()
         self.known = [float(image.get_potential_energy()) for image in self.images]
         return super().get_forces()
 

@@ -194,9 +194,7 @@ def test_cells_that_a_list_cannot_follow():
     kept(positions, numbers, cell=1.001 * CELL, **slab)
     assert kept.searches == 2
     kept(positions, numbers, cell=CELL, pbc=True)
-    kept(
-        1.2 * positions, numbers, cell=1.2 * CELL, pbc=True
-    )  # nothing came closer
+    kept(1.2 * positions, numbers, cell=1.2 * CELL, pbc=True)  # nothing came closer
     kept(1.2 * positions, numbers, cell=1.02 * CELL, pbc=True)  # the cell alone: atoms have moved beyond it
     assert kept.searches == 4
     for wrong in (np.full((3, 3), np.nan), np.ones((2, 2)), np.zeros((3, 3))):
