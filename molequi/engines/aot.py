@@ -84,13 +84,7 @@ def arguments_of(evaluator: Evaluator, atoms: Atoms) -> tuple[Tensor, ...]:
     tuple of Tensor
         `INPUTS`, then a charge and a spin, if the model reads them.
     """
-    periodic = bool(atoms.pbc.any())
-    graph = Graph.single(
-        atoms.positions.copy(),
-        atoms.numbers.copy(),
-        cell=atoms.cell.array.copy() if periodic else None,
-        pbc=atoms.pbc.copy() if periodic else None,
-    )
+    graph = evaluator.graph(atoms.positions, atoms.numbers, cell=atoms.cell.array, pbc=atoms.pbc)
     graph = connect(graph, evaluator.model.cutoff).to(evaluator.device)
     assert graph.edge_index is not None
     count = graph.edge_index.shape[1]

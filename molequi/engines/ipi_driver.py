@@ -21,7 +21,7 @@ from molequi.domain import check_elements
 from molequi.engines.evaluator import Evaluation, Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
-from molequi.graph import Graph, collate
+from molequi.graph import collate
 from molequi.model import Model
 from molequi.readers.atoms import read_frames
 from molequi.util.signature import check_keywords
@@ -107,15 +107,8 @@ class IPIDriver:
         if not self._ordered:
             check_order(atoms, positions[0])
             self._ordered = True
-        periodic = bool(atoms.pbc.any())
         graphs = [
-            Graph.single(
-                pos,
-                atoms.numbers,
-                cell=cell if periodic else None,
-                pbc=atoms.pbc if periodic else None,
-                **evaluator.totals,
-            )
+            evaluator.graph(pos, atoms.numbers, cell=cell, pbc=atoms.pbc)
             for pos, cell in zip(positions, cells)
         ]
         number = len(graphs)

@@ -16,7 +16,7 @@ from molequi.domain import totals_in
 from molequi.engines.evaluator import Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, SimulationError
-from molequi.graph import Graph, collate
+from molequi.graph import collate
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 from molequi.simulation.inputs import (
@@ -229,13 +229,7 @@ def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequ
 
     def calculate(images: Sequence[Atoms]) -> _Found:
         graphs = [
-            Graph.single(
-                image.positions.copy(),
-                image.numbers,
-                cell=image.cell.array.copy() if image.pbc.any() else None,
-                pbc=image.pbc.copy() if image.pbc.any() else None,
-                **evaluator.totals,
-            )
+            evaluator.graph(image.positions, image.numbers, cell=image.cell.array, pbc=image.pbc)
             for image in images
         ]
         neighbors = lists.setdefault(len(graphs), evaluator.neighbor_list())
