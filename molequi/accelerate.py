@@ -114,7 +114,8 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
         if "long_range" in member.energy_terms:
             raise AccelerateError(
                 "this model has a long range (long_range), whose sums have a number of terms that depends on "
-                "each structure, so that they cannot be compiled; leave accelerate away"
+                "each structure, so that they cannot be compiled; leave accelerate away (--accelerate, and "
+                "train.compute.accelerate in a run file)"
             )
     model.use_program((model.program or Program()) if on else None)
     return model

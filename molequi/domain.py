@@ -1,4 +1,5 @@
-"""What a model was trained on: elements, total charges and spins; and warnings about structures of others.
+"""What a model was trained on: elements, total charges, spins and fields; and warnings about structures of
+others.
 
 A backbone names the elements that it has numbers for. That the numbers of an element were trained is another
 matter, and the file of a model says so: ``metadata["trained_on"]``.
@@ -23,9 +24,11 @@ from molequi.models.base import OTHER_ELEMENTS
 from molequi.quantities import SYMBOLS
 from molequi.readers import read_smiles
 from molequi.readers.load import read_dataset, reader_of
+from molequi.util.trained_on import FIELD, union
 
 _NAMED = 5  # values in a sentence
 _USUAL = {"charge": 0.0, "spin": 1.0}  # what a structure has that states nothing
+_ROUNDED = 1e-6  # relative: files round electric fields
 _TOTALS = {"charge": "total charge", "spin": "spin multiplicity"}
 
 
@@ -41,11 +44,14 @@ class Seen:
         Atomic numbers.
     totals : mapping of str to float
         ``"charge"`` (e) and ``"spin"`` (multiplicity), as far as they are known.
+    electric_field : float
+        Strength of the electric field in V/Å.
     """
 
     where: str
     numbers: Sequence[int] | np.ndarray
     totals: Mapping[str, float] = field(default_factory=dict)
+    electric_field: float = 0.0
 
 
 def seen_in(data: Dataset) -> Iterator[Seen]:
@@ -62,7 +68,8 @@ def seen_in(data: Dataset) -> Iterator[Seen]:
         totals = totals_in({key: column[k] for key, column in data.info.items()})
         own = {name: getattr(graph, name) for name in INVARIANTS}
         totals |= {name: float(value) for name, value in own.items() if value is not None}
-        yield Seen(data.origins[k], graph.z.tolist(), totals)
+        strength = 0.0 if graph.electric_field is None else float(graph.electric_field.norm())
+        yield Seen(data.origins[k], graph.z.tolist(), totals, strength)
 
 
 def totals_in(info: Mapping[str, Any]) -> dict[str, float]:
@@ -99,8 +106,8 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def domain_of(data: Dataset) -> dict[str, list[Any]]:
-    """The elements, charges and spins of a data set, as a model file keeps them.
+def domain_of(data: Dataset) -> dict[str, Any]:
+    """The elements, charges, spins and the electric field of a data set, as a model file keeps them.
 
     Parameters
     ----------
@@ -111,7 +118,7 @@ def domain_of(data: Dataset) -> dict[str, list[Any]]:
     -------
     dict
         ``"elements"``, a list of symbols; ``"charge"`` and ``"spin"``, lists of numbers, if all structures
-        have them.
+        have them; ``"electric_field"``, the strength of the largest one in V/Å, if any structure is in one.
 
     Examples
     --------
@@ -119,7 +126,7 @@ def domain_of(data: Dataset) -> dict[str, list[Any]]:
     >>> domain_of(mq.Dataset([mq.Graph.single([[0, 0, 0], [0, 0, 1.1]], ["O", "H"], charge=-1.0)]))
     {'elements': ['H', 'O'], 'charge': [-1.0]}
     """
-    out: dict[str, list[Any]] = {"elements": [SYMBOLS[z] for z in data.elements]}
+    out: dict[str, Any] = {"elements": [SYMBOLS[z] for z in data.elements]}
     columns = {key: data.info[key] for keys in INVARIANTS.values() for key in keys if key in data.info}
     rows = (dict(zip(columns, values)) for values in zip(*columns.values()))
     totals = [totals_in(row) for row in rows]
@@ -129,7 +136,9 @@ def domain_of(data: Dataset) -> dict[str, list[Any]]:
             out[name] = sorted(own.unique().tolist())
         elif totals and all(name in one for one in totals):
             out[name] = sorted({one[name] for one in totals})
-    return out
+    strengths = data.graphs.field(FIELD)
+    largest = 0.0 if strengths is None else float(strengths.norm(dim=-1).max())
+    return out | ({FIELD: largest} if largest else {})
 
 
 def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
@@ -156,11 +165,7 @@ def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
     now, past = domain_of(data), before.pop("trained_on", None)
     kept: dict[str, Any] = {"trained_on": now}
     if past is not None:
-        kept = {
-            "trained_on": {
-                name: [*dict.fromkeys([*past[name], *values])] for name, values in now.items() if name in past
-            }
-        }
+        kept = {"trained_on": union([past, now])}
     elif before.get("training"):
         kept = {}
     kept |= {"reading": data.reading} if data.reading else {}
@@ -169,7 +174,8 @@ def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
 
 
 class DomainCheck:
-    """Finds structures of other elements, charges or spins than those that a model was trained on.
+    """Finds structures of other elements, charges or spins than those that a model was trained on, and in
+    stronger electric fields.
 
     Parameters
     ----------
@@ -183,10 +189,13 @@ class DomainCheck:
         self.record: dict[str, Any] = dict(record) if isinstance(record, Mapping) else {}
         self._elements = {SYMBOLS.index(s) for s in self.record.get("elements", ()) if s in SYMBOLS}
         self._known, self._model = set(model.elements), model
+        # A model that reads no field refuses structures in one.
+        reads_field = bool(self.record) and model.backbone.reads(FIELD)
+        self._strongest = float(self.record.get(FIELD, 0.0)) if reads_field else math.inf
         self._told: set[str] = set()
 
     def sentences(self, structures: Iterable[Seen]) -> list[str]:
-        """Sentences about elements, charges and spins that were not found before.
+        """Sentences about elements, charges, spins and fields that were not found before.
 
         Parameters
         ----------
@@ -200,7 +209,10 @@ class DomainCheck:
         if not self.record:
             return []
         first: dict[tuple[str, Any], str] = {}
+        beyond: Seen | None = None
         for one in structures:
+            if one.electric_field > (beyond.electric_field if beyond else self._strongest * (1 + _ROUNDED)):
+                beyond = one
             if self._elements:
                 for z in {int(z) for z in one.numbers} & self._known - self._elements:
                     first.setdefault(("elements", SYMBOLS[z]), one.where)
@@ -208,11 +220,24 @@ class DomainCheck:
                 value = one.totals.get(name)
                 if value is not None and value not in self.record.get(name, (usual,)):
                     first.setdefault((name, f"{value:g}"), one.where)
-        return [
+        found = [
             sentence
             for kind in ("elements", *_TOTALS)
             if (sentence := self._sentence(kind, {v: w for (k, v), w in first.items() if k == kind}))
         ]
+        return found if beyond is None else [*found, self._of_field(beyond)]
+
+    def _of_field(self, one: Seen) -> str:
+        known = (
+            f"this model was trained on fields of at most {self._strongest:g} V/Å"
+            if self._strongest
+            else "this model was trained without fields, and knows at most the response to a weak one"
+        )
+        self._strongest = math.inf  # said once, also in a field that changes with time
+        return (
+            f"{one.where}: an electric field of {one.electric_field:g} V/Å; {known}; train with structures "
+            "in such fields"
+        )
 
     def _sentence(self, kind: str, found: Mapping[str, str]) -> str:
         new = {value: where for value, where in found.items() if f"{kind} {value}" not in self._told}
@@ -348,7 +373,8 @@ def reading_of(model: object) -> dict[str, Any]:
 
 
 def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None:
-    """Warn (DataWarning) of elements, charges and spins that no training structure has but another part has.
+    """Warn (DataWarning) of elements, charges and spins that no training structure has but another part has,
+    and of stronger electric fields.
 
     Parameters
     ----------
@@ -363,17 +389,25 @@ def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None
         if part == "train":
             continue
         for kind, values in domain_of(data).items():
-            known = [*now.get(kind, ()), *past.get(kind, ())]
-            new = [value for value in values if value not in known]
-            if new and known:
-                listed = ", ".join(
-                    value if isinstance(value, str) else f"{value:g}" for value in new[:_NAMED]
-                )
-                what = "" if kind == "elements" else f"a {_TOTALS[kind]} of "
+            if new := _only_there(kind, values, [now, past]):
                 warnings.warn(
-                    f"the {part} data have {what}{listed}{', …' if len(new) > _NAMED else ''}, which no "
-                    "structure of the training data has, so that the model does not learn it and the errors "
-                    f"of {part} include it; move such structures to the training data, or leave them out",
+                    f"the {part} data have {new}, which no structure of the training data has, so that the "
+                    f"model does not learn it and the errors of {part} include it; move such structures to "
+                    "the training data, or leave them out",
                     DataWarning,
                     stacklevel=3,
                 )
+
+
+def _only_there(kind: str, values: Any, trained: Sequence[Mapping[str, Any]]) -> str:
+    """What of the domain of a part is in no training data, in words."""
+    if kind == FIELD:
+        largest = max(one.get(FIELD, 0.0) for one in trained)
+        return f"an electric field of {values:g} V/Å" if values > largest * (1 + _ROUNDED) else ""
+    known = [value for one in trained for value in one.get(kind, ())]
+    new = [value for value in values if value not in known]
+    if not new or not known:
+        return ""
+    listed = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in new[:_NAMED])
+    listed += ", …" if len(new) > _NAMED else ""
+    return listed if kind == "elements" else f"a {_TOTALS[kind]} of {listed}"

@@ -18,6 +18,7 @@ from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.terms import Dispersion, Terms
+from molequi.util import trained_on
 from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.level_records import own_level
 from molequi.util.signature import check_keywords
@@ -352,12 +353,7 @@ def _common_records(models: Sequence[Model]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     records = [one.get("trained_on") for one in found]
     if all(isinstance(record, Mapping) for record in records):
-        first, *others = cast(list[Mapping[str, Any]], records)
-        out["trained_on"] = {
-            name: [value for value in values if all(value in other[name] for other in others)]
-            for name, values in first.items()
-            if all(name in other for other in others)
-        }
+        out["trained_on"] = trained_on.common(cast(list[Mapping[str, Any]], records))
     if all(one.get("reading") == found[0].get("reading") for one in found) and found[0].get("reading"):
         out["reading"] = found[0]["reading"]
     if all(one.get("level") == found[0].get("level") for one in found) and found[0].get("level"):

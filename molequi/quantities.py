@@ -165,11 +165,13 @@ class Quantity:
             raise ConfigError(
                 f"quantity {self.name}: factor={factor!r}; wanted a finite number other than zero, such as -1"
             )
-        if self.wrt == "positions" and self.rank == 1 and factor is None:
+        signed = {"positions": ("forces", "r"), "electric_field": ("a dipole moment", "F")}
+        if self.wrt in signed and self.rank == 1 and factor is None:
+            usual, variable = signed[self.wrt]
             raise ConfigError(
-                f"quantity {self.name}: the gradient of {self.gradient_of!r} with respect to positions "
-                f"needs its sign: say factor=-1 for forces (-d{self.gradient_of}/dr), factor=1 for the "
-                "gradient itself"
+                f"quantity {self.name}: the gradient of {self.gradient_of!r} with respect to {self.wrt} "
+                f"needs its sign: say factor=-1 for {usual} (-d{self.gradient_of}/d{variable}), factor=1 for "
+                "the gradient itself"
             )
         if self.wrt == "strain" and self.rank == 2 and self.per_volume is None:
             raise ConfigError(

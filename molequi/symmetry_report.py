@@ -88,14 +88,15 @@ class SymmetryReport:
         Parameters
         ----------
         model : Module
-            The model of the file.
+            The model of the file. The report of one with a Laplace approximation is that of the trained model
+            (``mean_model``), which predicts the same.
 
         Raises
         ------
         ModelError
             If the weights are different.
         """
-        found = weights_digest(model.state_dict())
+        found = weights_digest(getattr(model, "mean_model", model).state_dict())
         if found != self.weights:
             raise ModelError(
                 f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the "

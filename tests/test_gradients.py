@@ -328,6 +328,11 @@ NODES = Quantity("slope", per="node", rank=1, gradient_of="charges", wrt="positi
             "factor=-1 for forces .* factor=1 for the gradient itself",
         ),
         (
+            lambda: Quantity("dipole", rank=1, gradient_of="energy", wrt="electric_field"),
+            ConfigError,
+            r"factor=-1 for a dipole moment \(-denergy/dF\), factor=1 for the gradient itself",
+        ),
+        (
             lambda: Quantity("s", rank=2, gradient_of="energy", wrt="strain"),
             ConfigError,
             "per_volume=True for a stress .* per_volume=False",

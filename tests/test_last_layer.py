@@ -6,6 +6,8 @@ import torch
 from ase.build import bulk, molecule
 
 import molequi as mq
+from molequi.audit import symmetry_report, verify
+from molequi.cli import main
 from molequi.errors import ConfigError, DataWarning, ModelError
 from molequi.heads import LinearScalar, Scalar
 from molequi.inference import calibration
@@ -238,3 +240,15 @@ def test_a_second_approximation_and_single_atoms_are_named():
 def test_validation_data_that_were_trained_on_are_named():
     with pytest.warns(DataWarning, match="1 structure is in more than one part.*in train is .*in valid"):
         mq.laplace(model(), DATA[:12], DATA[11:23], progress=False)
+
+
+def test_the_symmetry_report_is_that_of_the_trained_model(tmp_path, capsys):
+    made = model(["energy"])
+    made.metadata = {"symmetry_report": symmetry_report(made, DATA[:1], draws=2).to_dict()}
+    file = str(mq.save(trusted(made), tmp_path / "laplace.safetensors"))
+    assert main(["info", file, "--verify"]) == 0
+    assert "nothing grew" in capsys.readouterr().out
+    other = mq.load(file)
+    next(other.mean_model.parameters()).data += 1.0
+    with pytest.raises(ModelError, match="for other weights"):
+        verify(other)

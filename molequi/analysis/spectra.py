@@ -12,6 +12,7 @@ quantum harmonic oscillators.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -198,8 +199,8 @@ def infrared(
     >>> spectrum.kind, spectrum.unit
     ('infrared', 'km/mol')
     """
+    calculator, model = _known(calculator)
     source = _source(structures, "infrared", calculator, spacing, temperature, width)
-    model = _model_of(calculator)
     if isinstance(source, NormalModes):
         born = _predicted(model, source.start.atoms, "born_charges", "infrared")
         along = np.einsum("nab,knb->ka", born, _normal(source))
@@ -256,8 +257,8 @@ def raman(
     DataError
         If frames have no polarizabilities, or there are too few of them.
     """
+    calculator, model = _known(calculator)
     source = _source(structures, "raman", calculator, spacing, temperature, width)
-    model = _model_of(calculator)
     if isinstance(source, NormalModes):
         slope = _predicted(model, source.start.atoms, _GRADIENT.name, "raman")
         along = _VOLUME * np.einsum("nabc,knc->kab", slope, _normal(source))
@@ -304,18 +305,19 @@ def _source(
         raise ConfigError(f"{name} of one structure needs a model: mq.{name}(structure, model)")
     if isinstance(structures, NormalModes):
         return structures
-    _check_predicts(_model_of(calculator), "born_charges" if name == "infrared" else _GRADIENT.name, name)
+    _check_predicts(_known(calculator)[1], "born_charges" if name == "infrared" else _GRADIENT.name, name)
     return vibrations(frames[0], calculator)
 
 
-def _model_of(calculator: AnyCalculator | None) -> Model | Ensemble | None:
+def _known(calculator: AnyCalculator | None) -> tuple[AnyCalculator | None, Model | Ensemble | None]:
+    """A calculator, read from its file if it is one, and its model. Raises ConfigError if it has none."""
+    if isinstance(calculator, (str, os.PathLike)) and calculator not in XTB:
+        calculator = load(calculator)
     if calculator is None or isinstance(calculator, (Model, Ensemble)):
-        return calculator
+        return calculator, calculator
     if isinstance(calculator, Calculator):
-        return calculator.model
-    name = calculator if isinstance(calculator, str) and calculator in XTB else type(calculator).__name__
-    if name not in XTB and (isinstance(calculator, (str, bytes)) or hasattr(calculator, "__fspath__")):
-        return load(calculator)
+        return calculator, calculator.model
+    name = calculator if isinstance(calculator, str) else type(calculator).__name__
     raise ConfigError(
         f"found the calculator {name}; wanted a model of molequi that predicts dipoles or polarizabilities; "
         "a trajectory whose frames have them needs none"

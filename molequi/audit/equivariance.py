@@ -166,11 +166,7 @@ def without_verdict(study: Study, row: Row, what: str) -> Row:
 
 def translation(study: Study) -> Iterator[Row]:
     """Translations with standard deviations of 1, 10 and 100 Å; 1 Å for a calculator in float32."""
-    sizes = (
-        TRANSLATIONS[:1] * len(TRANSLATIONS)
-        if getattr(study.double.model, "precision", None) == "float32"
-        else TRANSLATIONS
-    )
+    sizes = TRANSLATIONS[:1] * len(TRANSLATIONS) if study.rough else TRANSLATIONS
     for k, size in enumerate(reversed(sizes)):
         if k < study.draws:
             cases = [c for c in study.cases if c.draw in range(k, study.draws, len(TRANSLATIONS))]

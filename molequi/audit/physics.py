@@ -19,13 +19,11 @@ Outputs = dict[str, Tensor]
 
 
 def momentum(study: Study) -> Iterator[Row]:
-    """The net force is zero, and so is the net torque on a structure that is not periodic."""
+    """The net force is zero, or that of an electric field on the net charge; and so is the net torque on a
+    structure that is not periodic.
+    """
     for q in study.gradients("positions"):
-        if q.rank == 1 and study.pushed([c.graph for c in study.cases]):
-            yield skipped("momentum", q.name, "the electric field pushes the net charge", "net force")
-            yield skipped("momentum", q.name, "the electric field turns the dipole", "torque")
-            continue
-        if q.rank != 1 or not study.is_force(q):
+        if q.rank != 1 or not study.has_known_sum(q):
             continue
         net, torque = _net(study, q)
         direct = study.predicted_directly(q)
@@ -46,7 +44,9 @@ def momentum(study: Study) -> Iterator[Row]:
 
 
 def _net(study: Study, q: Quantity) -> tuple[list[Deviation], list[Deviation]]:
-    """Net force and net torque of each case, relative to the sums of the absolute values."""
+    """Net force without that on the net charge, and net torque of each case, relative to the sums of the
+    absolute values.
+    """
     net, torque = [], []
     for c, v in zip(study.cases, study.values):
         if c.graph.num_nodes == 1:
@@ -55,7 +55,8 @@ def _net(study: Study, q: Quantity) -> tuple[list[Deviation], list[Deviation]]:
         # against the rms of all forces where those of a perfect crystal are zero by symmetry
         usual = study.scale[q.name] * c.graph.num_nodes
         parts = max(float(force.norm(dim=1).sum()), usual)
-        net.append((float(force.sum(0).norm()) / parts if parts else 0.0, c.structure, c.draw))
+        rest = force.sum(0) - _known_sum(study, q, c.graph)
+        net.append((float(rest.norm()) / parts if parts else 0.0, c.structure, c.draw))
         if c.graph.pbc is None:
             arm = c.graph.pos - c.graph.pos.mean(0)
             moment = arm.T @ force
@@ -64,6 +65,13 @@ def _net(study: Study, q: Quantity) -> tuple[list[Deviation], list[Deviation]]:
             )
             torque.append((float((moment - moment.T).norm()) / parts if parts else 0.0, c.structure, c.draw))
     return net, torque
+
+
+def _known_sum(study: Study, q: Quantity, graph: Graph) -> Tensor:
+    """What forces add up to: Q F for a net charge Q in a field F, otherwise zero."""
+    zero, steps = graph.pos.new_zeros(()), torch.eye(graph.dim, dtype=graph.pos.dtype)
+    slope = torch.stack([study.shifts(graph, step).get(q.gradient_of or "", zero) for step in steps])
+    return slope * (1.0 if q.factor is None else q.factor)
 
 
 def cutoff(study: Study) -> Iterator[Row]:

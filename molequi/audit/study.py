@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 
 import torch
@@ -43,11 +44,12 @@ class Subject:
 
     def __init__(self, model: Auditable, dtype: torch.dtype | None) -> None:
         self.model = model if dtype is None else copy.deepcopy(model).to(dtype).eval()
+        self.sees_edges = getattr(model, "sees_edges", True)
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def connected(self, graphs: Sequence[Graph]) -> Graph:
         """One batch. Neighbors of structures without edges are searched, unless the model takes no edges."""
-        if not getattr(self.model, "sees_edges", True):
+        if not self.sees_edges:
             return collate([g.without("edge") for g in graphs]).to(self.device)
         return collate(
             [
@@ -244,9 +246,10 @@ class Study:
             None if as_it_is or next(model.parameters(), None) is None else Subject(model, torch.float32)
         )
         self.black_box = isinstance(model, BlackBox)
+        self.rough = isinstance(model, BlackBox) and model.precision == "float32"
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
         self.group = _declared(model, declared, structures)
-        self.sees_edges = getattr(model, "sees_edges", True)
+        self.sees_edges = self.double.sees_edges
         self.in_field = reads_field(model)
         if self.in_field:
             structures = [with_field(g) for g in structures]
@@ -306,7 +309,7 @@ class Study:
         zero = 1e-13 * output_scale(self.double.model, name) if self.quantities[name].rank else 0.0
         return not self.scale[name] > zero
 
-    @property
+    @cached_property
     def measurable(self) -> dict[str, Quantity]:
         """Quantities for which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
@@ -384,12 +387,9 @@ class Study:
 
     def resolution_of_float32(self, total: Tensor) -> float:
         """The same for a calculator that computes in float32, 0 otherwise."""
-        rough = getattr(self.double.model, "precision", None) == "float32"
-        return (
-            8 * torch.finfo(torch.float32).eps * float(total.abs().max()) / self.tolerance.symmetry
-            if rough
-            else 0.0
-        )
+        if not self.rough:
+            return 0.0
+        return 8 * torch.finfo(torch.float32).eps * float(total.abs().max()) / self.tolerance.symmetry
 
     def is_gradient(self, q: Quantity) -> bool:
         """Whether the quantity declares that it is the derivative of another one that the model predicts."""
@@ -414,6 +414,12 @@ class Study:
 
         Born charges, the derivative of a dipole, are not: an atom without neighbors may have some.
         """
+        return self.has_known_sum(q) and not self.pushed(self.structures)
+
+    def has_known_sum(self, q: Quantity) -> bool:
+        """Whether it is like forces, in an electric field, too: its sum over the nodes follows from
+        `shifts`.
+        """
         root = self.lineage(q)[-1]
         return (
             q.wrt == POSITIONS
@@ -421,7 +427,6 @@ class Study:
             and root.rank == 0
             and not self._is_moment(root)
             and not any(p.wrt == FIELD for p in self.lineage(q))
-            and not self.pushed(self.structures)
         )
 
     def pushed(self, graphs: Sequence[Graph]) -> bool:

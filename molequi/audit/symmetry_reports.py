@@ -298,6 +298,7 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
             f"{where}the model has no symmetry report; `fit` writes one, and audit.symmetry_report measures "
             "one"
         )
+    checked = getattr(checked, "mean_model", checked)  # a Laplace approximation has the report of its model
     report = report.verify(checked)
     return compare(report, _measured(checked, report.graphs, report.draws, report.seed, __version__))
 

@@ -78,16 +78,14 @@ def _add_drive(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model", help="model.safetensors, or the folder of a run")
     parser.add_argument("structure", help="a file with the atoms in the order of i-PI's")
-    add_flags(parser, flags_of(drive) | flags_of(Evaluator))
+    add_flags(parser, flags_of(drive) | flags_of(Evaluator))  # with what the second says of its options
 
 
 def _drive(given: argparse.Namespace) -> None:
-    from molequi.engines import Evaluator, drive
+    from molequi.engines import drive
 
-    options = given_flags(given, flags_of(drive) | flags_of(Evaluator))
-    own = flags_of(drive)
-    check_flags("drive", drive, {name: value for name, value in options.items() if name in own})
-    check_flags("drive", Evaluator, {name: value for name, value in options.items() if name not in own})
+    options = given_flags(given, flags_of(drive))
+    check_flags("drive", drive, options)
     print(f"{drive(given.model, given.structure, **options)} structures computed; i-PI has ended")
 
 

@@ -84,13 +84,7 @@ def arguments_of(evaluator: Evaluator, atoms: Atoms) -> tuple[Tensor, ...]:
     tuple of Tensor
         `INPUTS`, then a charge and a spin, if the model reads them.
     """
-    periodic = bool(atoms.pbc.any())
-    graph = Graph.single(
-        atoms.positions.copy(),
-        atoms.numbers.copy(),
-        cell=atoms.cell.array.copy() if periodic else None,
-        pbc=atoms.pbc.copy() if periodic else None,
-    )
+    graph = evaluator.graph(atoms.positions, atoms.numbers, cell=atoms.cell.array, pbc=atoms.pbc)
     graph = connect(graph, evaluator.model.cutoff).to(evaluator.device)
     assert graph.edge_index is not None
     count = graph.edge_index.shape[1]
@@ -212,13 +206,14 @@ def export_aot(
 
     ``torch._inductor.aoti_load_package(path)`` gives a function of ``positions`` (N, 3) in Å, ``numbers``
     (N,), ``edge_index`` (2, E), ``shifts`` (E, 3) and ``cell`` (3, 3) in Å, then ``charge`` and ``spin``
-    (1,), if the model reads them; all float64 but for the integers, which are int64, and all contiguous. The
-    file does not check this, and other tensors give wrong numbers: give ``x.to(dtype).contiguous()``. An edge
-    goes from the sender, row 0 of
-    ``edge_index``, to the receiver, row 1, and its vector is ``positions[sender] + shifts @ cell -
-    positions[receiver]``. Every pair within the cutoff is two edges, sorted by the receiver. A molecule has
-    zero shifts and a unit cell. It returns the energy in eV, the forces (N, 3) in eV/Å and the virial (3, 3)
-    in eV, -dE/dε. Numbers of atoms and edges are free from two upwards.
+    (1,), if the model reads them; all float64 but for the integers, which are int64, and all contiguous:
+    give ``x.to(dtype).contiguous()``. The file checks this only in a process that was started with
+    ``AOTI_RUNTIME_CHECK_INPUTS=1`` in its environment; otherwise other tensors give wrong numbers. An
+    edge goes from the sender, row 0 of ``edge_index``, to the receiver, row 1, and its vector is
+    ``positions[sender] + shifts @ cell - positions[receiver]``. Every pair within the cutoff is two
+    edges, sorted by the receiver. A molecule has zero shifts and a unit cell. It returns the energy in
+    eV, the forces (N, 3) in eV/Å and the virial (3, 3) in eV, -dE/dε. Numbers of atoms and edges are free
+    from two upwards.
     ``function.get_metadata()["molequi"]`` has the units, the cutoff, the elements and the precision as JSON.
 
     Compiling takes a minute or more. The file serves the kind of processor on which it was made.

@@ -185,22 +185,39 @@ class Evaluator:
         -------
         Evaluation
         """
+        graph = self.graph(positions, numbers, cell=cell, pbc=pbc).to(self.device)
+        out = self.evaluate(graph, self._single)
+        energy, forces, virial = (out[name].cpu().double().numpy() for name in ("energy", "forces", "virial"))
+        return Evaluation(float(energy[0]), forces, virial[0])
+
+    def graph(
+        self,
+        positions: npt.ArrayLike,
+        numbers: Sequence[int] | np.ndarray,
+        *,
+        cell: npt.ArrayLike | None = None,
+        pbc: npt.ArrayLike = False,
+    ) -> Graph:
+        """One structure without edges, with arrays of its own and the total charge and spin, on the CPU.
+
+        Parameters
+        ----------
+        positions, numbers, cell, pbc
+            As of a call. The cell of a structure that is not periodic is left out.
+        """
         pos = torch.from_numpy(np.array(positions, dtype=np.float64))
         if pos.ndim != 2 or pos.shape[1:] != (3,) or len(pos) != len(numbers) or not len(pos):
             raise DataError(
                 f"positions of shape {tuple(pos.shape)} and {len(numbers)} elements; wanted (N, 3) and N > 0"
             )
         pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
-        graph = Graph.single(
+        return Graph.single(
             pos,
             np.array(numbers),
             cell=np.array(cell, dtype=np.float64) if pbc.any() else None,
             pbc=pbc.copy() if pbc.any() else None,
             **self.totals,
-        ).to(self.device)
-        out = self.evaluate(graph, self._single)
-        energy, forces, virial = (out[name].cpu().double().numpy() for name in ("energy", "forces", "virial"))
-        return Evaluation(float(energy[0]), forces, virial[0])
+        )
 
     def evaluate(
         self, graph: Graph, neighbors: BatchNeighborList, *, virial: bool = True

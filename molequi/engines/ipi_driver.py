@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from scipy.spatial import cKDTree
 
@@ -20,9 +21,10 @@ from molequi.domain import check_elements
 from molequi.engines.evaluator import Evaluation, Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
-from molequi.graph import Graph, collate
+from molequi.graph import collate
 from molequi.model import Model
 from molequi.readers.atoms import read_frames
+from molequi.util.signature import check_keywords
 
 __DRIVER_NAME__ = "molequi"
 __DRIVER_CLASS__ = "IPIDriver"
@@ -105,15 +107,8 @@ class IPIDriver:
         if not self._ordered:
             check_order(atoms, positions[0])
             self._ordered = True
-        periodic = bool(atoms.pbc.any())
         graphs = [
-            Graph.single(
-                pos,
-                atoms.numbers,
-                cell=cell if periodic else None,
-                pbc=atoms.pbc if periodic else None,
-                **evaluator.totals,
-            )
+            evaluator.graph(pos, atoms.numbers, cell=cell, pbc=atoms.pbc)
             for pos, cell in zip(positions, cells)
         ]
         number = len(graphs)
@@ -161,6 +156,7 @@ def check_order(atoms: Atoms, positions: np.ndarray) -> None:
         )
 
 
+@check_keywords()
 def drive(
     model: Model | Ensemble | str | os.PathLike[str],
     structure: Atoms | str | os.PathLike[str],
@@ -168,8 +164,15 @@ def drive(
     host: str = "localhost",
     port: int | None = None,
     unix: str | None = None,
+    sockets_prefix: str = _UNIX_PREFIX,
     timeout: float = 60.0,
-    **options: Any,
+    level: str | None = None,
+    charge: float | None = None,
+    spin: float | None = None,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | str = "float64",
+    skin: float = 0.5,
+    accelerate: bool = False,
 ) -> int:
     """Serve i-PI over a socket until it says that it is finished.
 
@@ -185,10 +188,12 @@ def drive(
         Its port.
     unix : str, optional
         The ``address`` of its UNIX socket; one of `port` and this is given.
+    sockets_prefix : str
+        What stands before the address of a UNIX socket, as in ``i-pi --sockets_prefix``.
     timeout : float
         Seconds to wait for i-PI.
-    **options
-        Options of `molequi.engines.Evaluator`.
+    level, charge, spin, device, dtype, skin, accelerate
+        As of `molequi.engines.Evaluator`.
 
     Returns
     -------
@@ -198,30 +203,42 @@ def drive(
     Raises
     ------
     ConfigError
-        If there is no i-PI, not exactly one of `port` and `unix`, or a port or timeout that cannot be one.
+        If there is no i-PI, not exactly one of `port` and `unix`, a prefix without `unix`, or a port or
+        timeout that cannot be one.
     DataError
         If the connection breaks before i-PI says that it is finished.
     """
     if (port is None) == (unix is None):
         raise ConfigError(f"port={port!r}, unix={unix!r}: wanted one of them, as in i-PI's <ffsocket>")
+    if unix is None and sockets_prefix != _UNIX_PREFIX:
+        raise ConfigError(f"sockets_prefix={sockets_prefix!r}: wanted together with unix, not with a port")
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536):
         raise ConfigError(f"port={port!r}: wanted a whole number from 1 to 65535")
     if isinstance(timeout, bool) or not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise ConfigError(f"timeout={timeout!r}: wanted seconds, zero or more")
-    driver = IPIDriver(model, structure, **options)
-    with _connected(host, port, unix, timeout) as sock:
+    driver = IPIDriver(
+        model,
+        structure,
+        level=level,
+        charge=charge,
+        spin=spin,
+        device=device,
+        dtype=dtype,
+        skin=skin,
+        accelerate=accelerate,
+    )
+    with _connected((host, port) if unix is None else f"{sockets_prefix}{unix}", timeout) as sock:
         try:
             return _serve(sock, driver)
         except OSError as error:
             raise DataError(f"the connection to i-PI is broken: {error.strerror or error}") from error
 
 
-def _connected(host: str, port: int | None, unix: str | None, timeout: float) -> socket.socket:
-    """The socket of i-PI, which may start later than the driver."""
-    address: Any = _UNIX_PREFIX + unix if unix is not None else (host, port)
+def _connected(address: Any, timeout: float) -> socket.socket:
+    """The socket of i-PI, which may start later than the driver. Of a UNIX socket the address is a path."""
     end = time.monotonic() + timeout
     while True:
-        sock = socket.socket(socket.AF_UNIX if unix is not None else socket.AF_INET)
+        sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         try:
             sock.connect(address)
             return sock
@@ -230,7 +247,7 @@ def _connected(host: str, port: int | None, unix: str | None, timeout: float) ->
             if time.monotonic() > end:
                 raise ConfigError(
                     f"no i-PI at {address} within {timeout:g} s ({error.strerror}); start i-PI with "
-                    "<ffsocket>, and give its address"
+                    "<ffsocket>, and give its address (and sockets_prefix=, if i-PI has one)"
                 ) from error
             time.sleep(_WAIT)
 

@@ -27,16 +27,8 @@ class LammpsFix:
 
     Parameters
     ----------
-    lmp : lammps.lammps
-        An instance with a box and atoms.
-    model : Model, Ensemble, str or Path
-        The model or its file.
-    elements : sequence of str or int
-        Element of each atom type, in the order of the types.
-    fix : str
-        ID of the fix.
-    **options
-        Options of `molequi.engines.Evaluator`.
+    lmp, model, elements, fix, **options
+        As there.
 
     Attributes
     ----------

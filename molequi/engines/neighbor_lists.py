@@ -7,20 +7,15 @@ from torch import Tensor
 
 from molequi.errors import ModelError
 from molequi.graph import Graph, separate
+from molequi.interfaces.neighbor_list import list_holds, strain_since
 from molequi.neighbors import connect
-
-_LEAST = 1e-8  # Å^3; a cell with less has no volume
 
 
 class BatchNeighborList:
     """A neighbor list with a skin for batches. Only structures whose list is no longer valid are searched.
 
-    `molequi.interfaces.NeighborList` does this for one structure and a fixed cell. Here a list survives two
-    more things that engines do. Atoms that were moved by lattice vectors are moved back. A cell that strains
-    (barostats, relaxations of cells) deforms the positions of the last search with it: if F maps the old
-    cell to the new one, a pair outside the list stays farther apart than ``(cutoff + skin) s - 2 d``, where
-    s is the smallest singular value of F and d the largest displacement beyond F. The list holds as long as
-    this is at least the cutoff.
+    `molequi.interfaces.NeighborList` does this for one structure, also in a cell that strains. Here a list
+    survives one more thing that engines do: atoms that were moved by lattice vectors are moved back.
 
     Parameters
     ----------
@@ -113,7 +108,7 @@ class BatchNeighborList:
         last = self._last
         if last is None or not _same(graph, last):
             return graph, []
-        strain, holds = _strain(graph, last)
+        strain, holds = strain_since(graph, last)
         moved = graph.pos - torch.einsum("nd,ndk->nk", last.pos, strain[graph.batch])
         if graph.cell is not None and graph.pbc is not None:
             rows = _cells(graph)
@@ -126,9 +121,7 @@ class BatchNeighborList:
         far = moved.new_zeros(graph.num_graphs).scatter_reduce(
             0, graph.batch, moved.square().sum(1), "amax", include_self=True
         )
-        smallest = torch.linalg.svdvals(strain)[:, -1]
-        left = (self.cutoff + self.skin) * smallest - 2 * far.sqrt()
-        return graph, (holds & (left >= self.cutoff)).tolist()
+        return graph, (holds & list_holds(strain, far.sqrt(), self.cutoff, self.skin)).tolist()
 
 
 def _same(graph: Graph, last: Graph) -> bool:
@@ -142,22 +135,6 @@ def _same(graph: Graph, last: Graph) -> bool:
         and torch.equal(graph.batch, last.batch)
         and (graph.pbc is None or last.pbc is None or torch.equal(graph.pbc, last.pbc))
     )
-
-
-def _strain(graph: Graph, last: Graph) -> tuple[Tensor, Tensor]:
-    """How each cell was deformed since its search, and whether the list could follow it."""
-    eye = torch.eye(graph.dim, dtype=graph.pos.dtype, device=graph.pos.device).expand(
-        graph.num_graphs, -1, -1
-    )
-    always = torch.ones(graph.num_graphs, dtype=torch.bool, device=graph.pos.device)
-    if graph.cell is None or last.cell is None or graph.pbc is None:
-        return eye, always
-    if torch.equal(graph.cell, last.cell):
-        return eye, always
-    solid = graph.pbc.all(1) & (torch.linalg.det(last.cell).abs() > _LEAST)
-    old = torch.where(solid[:, None, None], last.cell, eye)
-    new = torch.where(solid[:, None, None], graph.cell, eye)
-    return torch.linalg.solve(old, new), solid | (graph.cell == last.cell).flatten(1).all(1)
 
 
 def _cells(graph: Graph) -> Tensor:

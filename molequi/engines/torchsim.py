@@ -26,15 +26,8 @@ class TorchSimModel(ModelInterface):
 
     Parameters
     ----------
-    model : Model, Ensemble, str or Path
-        The model or its file.
-    compute_stress : bool
-        With stress, which relaxations of cells and barostats need.
-    memory_scales_with : {"n_atoms", "n_atoms_x_density"}, optional
-        What the autobatchers of torch-sim count. By default the second for a model with a cutoff; molecules
-        without a cell have no density and need the first.
-    **options
-        Options of `molequi.engines.Evaluator`.
+    model, compute_stress, memory_scales_with, **options
+        As there.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -346,12 +346,13 @@ class Calculator(ASECalculator):
         return remove_far_edges(graph, model.cutoff)
 
     def _check_domain(self, atoms: Atoms, given: Mapping[str, Any]) -> None:
-        """Warn of elements, charges and spins that the model was not trained on, once for each."""
+        """Warn of elements, charges, spins and fields that the model was not trained on, once for each."""
         totals = totals_in(atoms.info) | {name: float(given[name]) for name in INVARIANTS if name in given}
-        asked = atoms.numbers.tobytes(), tuple(totals.items())
+        strength = float(np.linalg.norm(cast(list[float], given.get("electric_field", []))))
+        asked = atoms.numbers.tobytes(), tuple(totals.items()), strength
         if self._domain.record and asked != self._asked_before:
             name = atoms.get_chemical_formula()
-            self._domain.warn([Seen(name, atoms.numbers, totals)], stacklevel=6)
+            self._domain.warn([Seen(name, atoms.numbers, totals, strength)], stacklevel=6)
             self._asked_before = asked
 
     def _check_elements(self, atoms: Atoms) -> None:

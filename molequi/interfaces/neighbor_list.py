@@ -14,15 +14,21 @@ from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges, remove_far_edges
 
 ArrayLike = Tensor | npt.ArrayLike
+_LEAST = 1e-8  # Å^3; a cell with less has no volume
 
 
 class NeighborList:
     """A neighbor list that is kept while atoms move, and made again when one has moved half the skin.
 
     Edges are searched up to ``cutoff + skin`` (Verlet, Phys. Rev. 159, 98, 1967). While no atom has moved
-    farther than half the skin, no pair can have come closer than the cutoff without being in the list. A
-    change of the elements, the cell or the periodic directions starts a new search; a change of other fields
-    does not.
+    farther than half the skin, no pair can have come closer than the cutoff without being in the list.
+
+    A cell that strains (barostats, relaxations of cells) deforms the positions of the search with it: if F
+    maps the old cell to the new one, a pair outside the list stays farther apart than
+    ``(cutoff + skin) s - 2 d``, where s is the smallest singular value of F and d the largest displacement
+    beyond F. The list holds as long as this is at least the cutoff. A change of the elements or the periodic
+    directions starts a new search, and so does that of a cell which is not periodic in all directions; a
+    change of other fields does not.
 
     Parameters
     ----------
@@ -59,6 +65,7 @@ class NeighborList:
         self.skin = skin
         self.searches = 0
         self._key: tuple[object, ...] = ()
+        self._cell: tuple[object, ...] | None = None
         self._fields: tuple[object, ...] = ()
         self._graph: Graph | None = None
 
@@ -112,9 +119,9 @@ class NeighborList:
             If `Graph.single` or `connect` refuses the structure.
         """
         pos = _float64(positions)
-        key = (self.cutoff, self._skin, pos.device, *map(_content, (numbers, cell, pbc)))
+        key = (self.cutoff, self._skin, pos.device, *map(_content, (numbers, pbc)))
         given = tuple((name, _content(value)) for name, value in fields.items())
-        last = self._valid_graph(key, pos)
+        last, box = self._valid_graph(key, pos, cell)
         if last is None or given != self._fields:
             values: dict[str, Any] = {name: _on_cpu(value) for name, value in fields.items()}
             graph = Graph.single(
@@ -126,32 +133,90 @@ class NeighborList:
             )
             new = last is None
             last = self._search(graph).to(pos.device) if last is None else _reuse(graph.to(pos.device), last)
+            if new:  # with a cell of its own: ASE changes cells in place
+                last = last if last.cell is None else last.replace(cell=last.cell.clone())
+                self._cell = _content(cell)
             self._key, self._fields, self._graph = key, given, last
             self.searches += new
-        graph = last.replace(pos=pos)
+        graph = last.replace(pos=pos) if box is None else last.replace(pos=pos, cell=box)
         return remove_far_edges(graph, self.cutoff) if trim and self.cutoff is not None else graph
 
     def _search(self, graph: Graph) -> Graph:
         return connect(graph, None if self.cutoff is None else self.cutoff + self._skin)
 
-    def _valid_graph(self, key: tuple[object, ...], pos: Tensor) -> Graph | None:
-        """The graph of the last search; None if its edges do not hold for these positions."""
+    def _valid_graph(
+        self, key: tuple[object, ...], pos: Tensor, cell: ArrayLike | None
+    ) -> tuple[Graph | None, Tensor | None]:
+        """The graph of the last search, or None if its edges do not hold for these positions; and the cell,
+        if it is another one.
+        """
         last = self._graph
-        if last is None or key != self._key or self._moved(pos, last.pos):
-            return None
-        return last
+        if last is None or key != self._key or pos.shape != last.pos.shape:
+            return None, None
+        if _content(cell) == self._cell:
+            # Not for a position that is not finite, either.
+            farthest = float((pos.detach() - last.pos).square().sum(1).max())
+            return (last if farthest <= (self._skin / 2) ** 2 else None), None
+        if cell is None or last.cell is None or self.cutoff is None:
+            return None, None
+        box = _float64(cell).detach().to(pos.device)
+        if box.shape != last.cell.shape[1:] or not bool(torch.isfinite(box).all()):
+            return None, None
+        strain, follows = strain_since(last.replace(cell=box[None]), last)
+        far = (pos.detach() - last.pos @ strain[0]).square().sum(1).max().sqrt()
+        holds = follows & list_holds(strain, far, self.cutoff, self._skin)
+        return (last, box[None]) if bool(holds) else (None, None)
 
-    def _moved(self, pos: Tensor, before: Tensor) -> bool:
-        """Whether an atom has moved half the skin, or a position is not finite."""
-        if pos.shape != before.shape:
-            return True
-        farthest = float((pos.detach() - before).square().sum(1).max())
-        return not farthest <= (self._skin / 2) ** 2
+
+def strain_since(graph: Graph, last: Graph) -> tuple[Tensor, Tensor]:
+    """How each cell was deformed since its search, and whether a list can follow it.
+
+    Parameters
+    ----------
+    graph, last : Graph
+        The structures now, and those of the search.
+
+    Returns
+    -------
+    strain : Tensor, shape (G, D, D)
+        F of each structure: ``old_cell @ F`` is the new cell.
+    follows : Tensor, shape (G,)
+        False where another cell is not periodic in all directions, or the old one has no volume.
+    """
+    eye = torch.eye(graph.dim, dtype=graph.pos.dtype, device=graph.pos.device).expand(
+        graph.num_graphs, -1, -1
+    )
+    always = torch.ones(graph.num_graphs, dtype=torch.bool, device=graph.pos.device)
+    if graph.cell is None or last.cell is None or graph.pbc is None:
+        return eye, always
+    if torch.equal(graph.cell, last.cell):
+        return eye, always
+    solid = graph.pbc.all(1) & (torch.linalg.det(last.cell).abs() > _LEAST)
+    old = torch.where(solid[:, None, None], last.cell, eye)
+    new = torch.where(solid[:, None, None], graph.cell, eye)
+    return torch.linalg.solve(old, new), solid | (graph.cell == last.cell).flatten(1).all(1)
+
+
+def list_holds(strain: Tensor, farthest: Tensor, cutoff: float, skin: float) -> Tensor:
+    """Whether all pairs within the cutoff are in the list of a search, see `NeighborList`.
+
+    Parameters
+    ----------
+    strain : Tensor, shape (G, D, D)
+        As `strain_since` gives it.
+    farthest : Tensor, shape (G,)
+        Largest displacement beyond the strain, in Å.
+    cutoff, skin : float
+        In Å.
+    """
+    return (cutoff + skin) * torch.linalg.svdvals(strain)[:, -1] - 2 * farthest >= cutoff
 
 
 def _reuse(graph: Graph, last: Graph) -> Graph:
-    """A graph with positions and edges of the last search."""
-    graph = graph.replace(pos=last.pos, edge_index=last.edge_index, shift=last.shift, cutoff=last.cutoff)
+    """A graph with positions, cell and edges of the last search."""
+    graph = graph.replace(
+        pos=last.pos, cell=last.cell, edge_index=last.edge_index, shift=last.shift, cutoff=last.cutoff
+    )
     if graph.pair_index is None or graph.edge_index is None:
         return graph
     return graph.replace(edge_attr=on_edges(graph, graph.edge_index))

@@ -26,6 +26,7 @@ from molequi.merging.channels import transformed
 from molequi.merging.tables import channels_of
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
+from molequi.util import trained_on
 from molequi.util.digests import weights_digest
 from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
@@ -341,19 +342,15 @@ def _trained_on(
     if not all(isinstance(one, Mapping) for one in found):
         return {}, []
     every: list[Mapping[str, list]] = [one for one in found if isinstance(one, Mapping)]
-    union = {
-        kind: [*dict.fromkeys(value for one in every for value in one[kind])]
-        for kind in every[0]
-        if all(kind in one for one in every)
-    }
+    united = trained_on.union(every)
     notes = []
-    for kind, values in union.items():
-        for value in values:
+    for kind in (kind for kind in united if kind != trained_on.FIELD):
+        for value in united[kind]:
             names = [parent.name for parent, one in zip(parents, every) if value in one[kind]]
             if len(names) < len(parents):
                 what = str(value) if kind == "elements" else f"{kind} {value:g}"
                 notes.append(f"{what}: only {', '.join(names)} was trained on it")
-    return {"trained_on": union}, notes
+    return {"trained_on": united}, notes
 
 
 def _references(model: Model) -> dict[str, float]:

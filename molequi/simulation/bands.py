@@ -18,7 +18,7 @@ from molequi.domain import totals_in
 from molequi.engines.evaluator import Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, SimulationError
-from molequi.graph import Graph, collate
+from molequi.graph import collate
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 from molequi.simulation.inputs import (
@@ -191,11 +191,15 @@ class _Band(NEB):
         super().__init__(images, **options)
         self.calculate = calculate
         self.known: list[float] = []
+        self._calculated: np.ndarray | None = None  # positions of the images; optimizers ask twice for each
         self._set([0, len(images) - 1])
 
     def get_forces(self) -> np.ndarray:
         """Forces on the band, in eV/Å."""
-        self._set(range(1, len(self.images) - 1))
+        positions = self.get_positions()
+        if self._calculated is None or not np.array_equal(positions, self._calculated):
+            self._set(range(1, len(self.images) - 1))
+            self._calculated = positions.copy()
         self.known = [float(image.get_potential_energy()) for image in self.images]
         return super().get_forces()
 
@@ -236,13 +240,7 @@ def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequ
 
     def calculate(images: Sequence[Atoms]) -> _Found:
         graphs = [
-            Graph.single(
-                image.positions.copy(),
-                image.numbers,
-                cell=image.cell.array.copy() if image.pbc.any() else None,
-                pbc=image.pbc.copy() if image.pbc.any() else None,
-                **evaluator.totals,
-            )
+            evaluator.graph(image.positions, image.numbers, cell=image.cell.array, pbc=image.pbc)
             for image in images
         ]
         neighbors = lists.setdefault(len(graphs), evaluator.neighbor_list())

@@ -13,6 +13,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.coulomb import coulomb_matrix, coulomb_potential
 from molequi.nn.mlp import mlp
+from molequi.ops.segment import segment_mean
 from molequi.quantities import SYMBOLS
 from molequi.util.options import Options
 from molequi.util.signature import check_keywords
@@ -80,6 +81,9 @@ class LatentCharges(nn.Module):
 
     over all other atoms and all periodic images, see `nn.coulomb_potential`. An atom alone has the energy 0.
 
+    An electric field acts on the features alone; there is no term -q F·r. The energy does not change if all
+    charges of a channel change sign, and they do not add up to the total charge, so that they have no dipole.
+
     Parameters
     ----------
     channels, charges : int
@@ -133,6 +137,11 @@ class EquilibratedCharges(nn.Module):
     χ and the hardness η > 0 are functions of the features of the atom. The minimum is the solution of a
     linear system, through which derivatives pass.
 
+    In an electric field F the electronegativity of a molecule is χ_i - F·(r_i - r̄), with the mean r̄ of the
+    positions. Together with the energy of the net charge, see `models.inputs.net_charge_in_field`, this is
+    the energy -Σ q F·r, so that the dipole -∂E/∂F contains Σ q r. In a periodic structure r is not defined;
+    there the field acts through χ and η alone.
+
     All atoms of a structure share one chemical potential. So charge flows between fragments at any distance
     if their electronegativities differ, as in all methods of this kind.
 
@@ -183,14 +192,15 @@ class EquilibratedCharges(nn.Module):
         return charges * (electronegativity + 0.5 * potential)
 
     def _solved(self, graph: Graph, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Charges q, potentials A q + η q and electronegativities χ, shapes (N,)."""
+        """Charges q, potentials A q + η q and electronegativities χ in the field, shapes (N,)."""
         if graph.charge is None:
             raise ModelError(
                 "charge equilibration needs the total charge of each structure, and these have none; "
                 "give 'charge' (0 for neutral ones)"
             )
         own = (self.net(features.scalars) + self.shift[graph.z]).double()
-        electronegativity, hardness = own[:, 0], RIDGE + nn.functional.softplus(own[:, 1] + HARDNESS - RIDGE)
+        hardness = RIDGE + nn.functional.softplus(own[:, 1] + HARDNESS - RIDGE)
+        electronegativity = own[:, 0] if graph.electric_field is None else own[:, 0] - _lowering(graph)
         matrix, rows, members = coulomb_matrix(graph, self.width)
         matrix = matrix + torch.diag_embed(torch.where(members, hardness[rows], 1.0))  # A + η  (G, n, n)
         bordered = nn.functional.pad(matrix, (0, 1, 0, 1))
@@ -200,6 +210,16 @@ class EquilibratedCharges(nn.Module):
         charges = torch.linalg.solve(bordered, side)[:, :-1]  # the last one is the chemical potential
         potential = (matrix @ charges[:, :, None]).squeeze(2)
         return charges[members], potential[members], electronegativity
+
+
+def _lowering(graph: Graph) -> Float[Tensor, "N"]:
+    """F·(r - r̄) of each atom in eV/e, float64; zero in periodic structures."""
+    pos, field = graph.pos.double(), graph.electric_field
+    assert field is not None
+    if graph.pbc is not None:
+        field = field.masked_fill(graph.pbc.any(1)[:, None], 0.0)
+    arm = pos - segment_mean(pos, graph.batch, graph.num_graphs)[graph.batch]
+    return (arm * field.double()[graph.batch]).sum(1)
 
 
 def check_long_range(options: LongRange, backbone: Any, energy: Any) -> None:

@@ -316,3 +316,14 @@ def with_results(**results):
 def test_messages(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [mq.infrared, mq.raman])
+def test_a_file_is_loaded_once(kind, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    backbone = mq.PaiNN(elements=["H", "O"], channels=8, layers=1)
+    file = mq.save(mq.Model(backbone, ["energy", "dipole", "polarizability"]), tmp_path / "m.safetensors")
+    loads, build = [], mq.Model.from_hparams
+    monkeypatch.setattr(mq.Model, "from_hparams", lambda *a, **k: (loads.append(a), build(*a, **k))[1])
+    kind(molecule("H2O"), file)
+    assert len(loads) == 1

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+import molequi.model
 from molequi import EGNN, Graph, Model, NequIP, collate, connect
 from molequi.audit import Tolerances, audit, audit_files
 from molequi.audit.images import dimers, near_cutoff, rattled, rebased, supercell
@@ -241,3 +242,16 @@ def test_outputs_of_any_unit_are_measured():
         for parameter in tiny.heads.parameters():
             parameter.zero_()
     assert not audit(tiny, graphs, draws=2, checks=["not zero"]).passed  # the control: what is zero is found
+
+
+def test_missing_attributes_are_not_asked_for_again_and_again(model, monkeypatch):
+    """Their error looks for a name that is close, which takes time."""
+    asked = []
+    raising = molequi.model.attribute_again
+    monkeypatch.setattr(molequi.model, "attribute_again", lambda *of: (asked.append(of[1]), raising(*of))[1])
+    counts = []
+    for draws in (2, 4):
+        audit(model, [molecule()], draws=draws, checks=FEW)
+        counts.append(len(asked))
+        asked.clear()
+    assert counts[0] == counts[1] < 20

@@ -37,8 +37,13 @@ def test_an_energy_in_a_field_passes_the_audit(charge):
     assert all(row.maximum < 1e-12 for row in rows.values())
     checked = {(row.check, row.quantity) for row in report.rows if row.verdict == "pass"}
     assert ("finite differences", "dipole") in checked and ("translation", "dipole") in checked
-    pushed = [row for row in report.rows if row.check == "momentum" and "net charge" in row.reason]
-    assert bool(pushed) == (charge is not None)
+    assert ("momentum", "forces") in checked  # of the ion they add up to Q F
+
+
+def test_forces_of_an_ion_that_do_not_add_up_to_the_force_on_its_charge(monkeypatch):
+    monkeypatch.setattr("molequi.models.inputs.net_charge_in_field", lambda out, graph, inputs: {})
+    report = audit(model(charge=True), [molecule(1, 4, charge=-2)], draws=2, checks=["momentum"])
+    assert [(row.element, row.verdict) for row in report.rows][0] == ("net force", "fail")
 
 
 def test_crystals_in_a_field_pass():

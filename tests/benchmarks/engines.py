@@ -1,8 +1,9 @@
-"""ns/day and energy drift of one model through every engine: `python tests/benchmarks/engines.py [quick]`.
+"""ns/day and energy drift of one model through every engine: `python tests/benchmarks/engines.py [quick | bands]`.
 
 One molecule (ethanol), 100 replicas of it in a batch, and cells of silicon of 512 and 4,096 atoms; PaiNN in float64 on a CPU. The model of the
 molecule is trained for a minute on the shipped frames, so that its dynamics is that of a molecule; of the cells only the time is measured.
-The time of a step is that between two lengths of the same run, so that the start of an engine does not count.
+The time of a step is that between two lengths of the same run, so that the start of an engine does not count. `bands` measures a step of
+nudged elastic bands of benzene alone, by `mq.neb` and by ASE with a calculator of each image.
 """
 
 import contextlib
@@ -16,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import units
-from ase.build import bulk
+from ase.build import bulk, molecule
+from ase.mep import NEB
+from ase.optimize import FIRE
 
 import molequi as mq
 from molequi.engines.probes import ASE, PROBES
@@ -121,6 +124,44 @@ def drift(atoms, model, steps: int) -> None:
         )
 
 
+def band(backbone: mq.Backbone, number: int) -> None:
+    """A step of a nudged elastic band in float64."""
+    model, start = mq.Model(backbone), molecule("C6H6")
+    end = start.copy()
+    end.rattle(0.25, seed=1)
+
+    def images():
+        path = [start.copy() for _ in range(number)]
+        for k, frame in enumerate(path):
+            frame.positions += (end.positions - start.positions) * k / (number - 1)
+        return path
+
+    def by_ase(steps):
+        path = images()
+        for frame in path:
+            frame.calc = mq.Calculator(model, dtype="float64")
+        FIRE(NEB(path, k=0.1, climb=True, method="improvedtangent"), logfile=None).run(1e-6, steps)
+
+    def by_neb(steps):
+        mq.neb(images(), model, steps=steps, fmax=1e-6, progress=False)
+
+    for name, run in {"ASE": by_ase, "mq.neb": by_neb}.items():
+        low, usual, high = sorted(1e3 * seconds_per_step(run, 2, 17) for _ in range(3))
+        text = f"{type(backbone).__name__:8} {number:2} images  {name:7} {usual:6.1f} ms a step"
+        print(f"{text} ({low:.1f} to {high:.1f})", flush=True)
+
+
+def bands() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for backbone in (
+        mq.PaiNN(elements=["H", "C"], channels=64, layers=3),
+        mq.NequIP(elements=["H", "C"], channels=32, layers=3),
+    ):
+        for number in (7, 15):
+            band(backbone, number)
+
+
 def main(quick: bool) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -140,4 +181,4 @@ def main(quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("quick" in sys.argv[1:])
+    bands() if "bands" in sys.argv[1:] else main("quick" in sys.argv[1:])

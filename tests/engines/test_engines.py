@@ -25,6 +25,7 @@ from molequi.errors import (
     MissingPackageError,
     ModelError,
     SimulationError,
+    UnknownKeywordError,
 )
 
 from .test_evaluator import alone, model, silicon
@@ -394,6 +395,37 @@ def test_a_driver_looks_for_sockets_where_i_pi_makes_them():
     assert usual == ipi_driver._UNIX_PREFIX
 
 
+def test_the_options_of_a_driver_are_those_of_the_evaluator_and_checked():
+    own, usual = (inspect.signature(one).parameters for one in (engines.drive, engines.Evaluator))
+    assert all(own[name].default == one.default for name, one in usual.items() if name != "model")
+    with pytest.raises(UnknownKeywordError, match="drive has no such argument.*'unix'"):
+        engines.drive(model(), molecule("H2O"), unx="ethanol")
+
+
+def test_the_command_finds_a_socket_with_another_prefix(tmp_path, monkeypatch):
+    """i-PI has bound it, and ends at once."""
+    file = str(mq.save(model(), tmp_path / "m.safetensors"))
+    molecule("H2O").write(like := str(tmp_path / "h2o.xyz"))
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("here_w")
+        server.listen()
+        answers = []
+
+        def end():
+            with server.accept()[0] as sock:
+                sock.sendall(b"STATUS".ljust(12))
+                answers.append(sock.recv(12).strip())
+                sock.sendall(b"EXIT".ljust(12))
+
+        ipi = threading.Thread(target=end, daemon=True)
+        ipi.start()
+        prefix = ["--sockets_prefix", "here_"]
+        assert main(["drive", file, like, "--unix", "w", *prefix, "--timeout", "0"]) == 0
+        ipi.join(20)
+    assert answers == [b"READY"]
+
+
 def test_a_driver_without_i_pi_says_so(tmp_path):
     with pytest.raises(ConfigError, match="no i-PI at .*ipi_molequi-nobody within 0 s"):
         engines.drive(model(), molecule("H2O"), unix="molequi-nobody", timeout=0.0)
@@ -488,6 +520,7 @@ def test_a_driver_compares_distances_and_not_fractions():
 @pytest.mark.parametrize("given, message", [
     ({"port": 99999}, "port=99999: wanted"),
     ({"port": "31415"}, "port='31415': wanted"),
+    ({"port": 1, "sockets_prefix": "/tmp/mine_"}, "sockets_prefix='/tmp/mine_': wanted together with unix"),
     ({"port": 1, "timeout": "a"}, "timeout='a': wanted"),
     ({"port": 1, "timeout": float("nan")}, "timeout=nan: wanted"),
 ])  # fmt: skip

@@ -197,3 +197,51 @@ def test_an_ensemble_made_in_python_knows_what_all_members_know(tmp_path):
     assert Ensemble(members).metadata["reading"] == {"normalize": "rms"}
     members[1].metadata["reading"] = {"normalize": None}
     assert "reading" not in Ensemble(members).metadata
+
+
+def in_field(strength, count=6, start=0):
+    """Neutral molecules, every second one in a field."""
+    data = made(charge=0.0, count=count, start=start)
+    fields = [torch.tensor([[0.0, 0.6, 0.8]]).double() * strength * (k % 2) for k in range(count)]
+    return Dataset([g.replace(electric_field=f) if f.any() else g for g, f in zip(data, fields)])
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1])
+def test_fields_stronger_than_those_of_the_training_are_named(tmp_path, strength):
+    inputs = {"charge": True, "electric_field": True}
+    model = trained(in_field(strength), in_field(strength, start=10), **inputs)
+    path = save(model, tmp_path / "m.safetensors")
+    assert load(path).metadata["trained_on"].get("electric_field", 0.0) == pytest.approx(strength)
+    atoms = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"charge": 0})
+    known = (
+        f"fields of at most {strength:g} V/Å" if strength else "without fields, and knows at most the resp"
+    )
+    for way in (
+        lambda: predict(path, in_field(0.3), progress=False),
+        lambda: Calculator(path).calculate(atoms),
+    ):
+        atoms.info["electric_field"] = [0.3, 0.0, 0.0]
+        (text,) = told(way)
+        assert f"an electric field of 0.3 V/Å; this model was trained {'on ' * bool(strength)}{known}" in text
+        atoms.info["electric_field"] = [0.0, 0.0, strength]
+    assert not told(lambda: predict(path, in_field(strength), progress=False))  # the control
+    assert not told(lambda: Calculator(path).calculate(atoms))
+
+
+def test_a_field_that_grows_is_named_once_and_parts_are_compared():
+    inputs = {"charge": True, "electric_field": True}
+    model = trained(in_field(0.1), in_field(0.1, start=10), **inputs)
+    calculator = Calculator(model)
+    atoms = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"charge": 0})
+
+    def ramp():
+        for size in (0.1, 0.2, 0.3):
+            atoms.info["electric_field"] = [0.0, 0.0, size]
+            calculator.calculate(atoms)
+
+    assert len(told(ramp)) == 1
+    with pytest.warns(DataWarning, match=r"the valid data have an electric field of 0\.5 V/Å, which no"):
+        tuned = fit(model, in_field(0.2), in_field(0.5, start=10), **QUIET).model
+    assert tuned.metadata["trained_on"]["electric_field"] == pytest.approx(0.2)
+    again = fit(tuned, made(charge=0.0), made(charge=0.0, start=10), **QUIET).model
+    assert again.metadata["trained_on"]["electric_field"] == pytest.approx(0.2)

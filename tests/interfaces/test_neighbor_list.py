@@ -153,3 +153,50 @@ def test_a_position_that_is_not_finite_is_refused_in_a_kept_list(bad):
     positions[2, 1] = bad
     with pytest.raises(DataError, match="position of atom 2"):
         kept(positions)
+
+
+def strained(steps=40, size=0.002, seed=2):
+    """A random walk of strains."""
+    rng, strain = np.random.default_rng(seed), np.eye(3)
+    for _ in range(steps):
+        step = size * rng.standard_normal((3, 3))
+        strain = strain @ (np.eye(3) + (step + step.T) / 2)
+        yield strain
+
+
+def test_a_list_follows_a_cell_that_strains():
+    kept, numbers, wrong, stale = NeighborList(CUTOFF, 0.5), np.full(30, 6), 0, None
+    for positions, strain in zip(walk(cloud(), size=0.01), strained()):
+        positions, cell = positions @ strain, 1.5 * CELL @ strain
+        charge = int(100 * positions[0, 0])  # another field, which also changes
+        graph = kept(positions, numbers, cell=cell, pbc=True, charge=charge)
+        fresh = mq.connect(mq.Graph.single(positions, numbers, cell=cell, pbc=True, charge=charge), CUTOFF)
+        assert edges(graph) == edges(fresh) and torch.equal(graph.charge, fresh.charge)
+        assert torch.equal(graph.cell, fresh.cell) and torch.equal(graph.pos, fresh.pos)
+        assert torch.allclose(graph.edge_vectors(), fresh.edge_vectors(), atol=1e-12, rtol=0)
+        stale = fresh if stale is None else stale
+        wrong += edges(stale) != edges(fresh)
+    assert 1 < kept.searches < 20 and wrong > 30
+
+
+def test_a_cell_that_is_changed_in_place_starts_a_search():
+    kept, positions, cell = NeighborList(CUTOFF, 0.5), cloud(4, 3.0), CELL.copy()
+    before = kept(positions, np.full(4, 6), cell=cell, pbc=True)
+    cell *= 0.8
+    assert len(edges(kept(positions, np.full(4, 6), cell=cell, pbc=True))) > len(edges(before))
+    assert kept.searches == 2
+
+
+def test_cells_that_a_list_cannot_follow():
+    kept, positions, numbers = NeighborList(CUTOFF, 0.5), cloud(4, 3.0), np.full(4, 6)
+    slab = dict(pbc=[True, True, False])
+    kept(positions, numbers, cell=CELL, **slab)
+    kept(positions, numbers, cell=1.001 * CELL, **slab)
+    assert kept.searches == 2
+    kept(positions, numbers, cell=CELL, pbc=True)
+    kept(1.2 * positions, numbers, cell=1.2 * CELL, pbc=True)  # nothing came closer
+    kept(1.2 * positions, numbers, cell=1.02 * CELL, pbc=True)  # the cell alone: atoms have moved beyond it
+    assert kept.searches == 4
+    for wrong in (np.full((3, 3), np.nan), np.ones((2, 2)), np.zeros((3, 3))):
+        with pytest.raises(DataError):
+            kept(positions, numbers, cell=wrong, pbc=True)

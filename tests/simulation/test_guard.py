@@ -140,8 +140,8 @@ def test_unknown_elements_stop_the_automatic_guard(trusted):
     water = mq.from_atoms([molecule("H2O")])[0].replace(
         targets={"energy": DATA[0].targets["energy"], "forces": DATA[0].targets["forces"][:3]}
     )
-    waters = mq.Dataset([water.replace(pos=water.pos * (1 + 0.01 * k)) for k in range(12)])
-    of_water = mq.laplace(model(), waters, waters, progress=False)
+    waters = mq.Dataset([water.replace(pos=water.pos * (1 + 0.01 * k)) for k in range(20)])
+    of_water = mq.laplace(model(), waters[:8], waters[8:], progress=False)
     watch = Watch(mq.Guard(), mq.Calculator(of_water), None)
     assert watch.look(molecule("H2O"), 0, 0.0) == ""
     assert "atom 0 (C) is unlike those of the training data: its distance is inf" in watch.look(START, 4, 0.0)

@@ -11,6 +11,7 @@ from ase.optimize import FIRE
 from ase.utils.forcecurve import fit_images
 
 import molequi as mq
+from molequi.engines import Evaluator
 from molequi.errors import ConfigError, SimulationError
 
 
@@ -102,6 +103,14 @@ def test_a_band_that_is_not_finite_stops():
     last.set_constraint(FixAtoms([1]))
     with pytest.raises(ConfigError, match="image 1 has other constraints than image 0"):
         mq.neb([first, last], EMT(), progress=False)
+
+
+def test_the_images_are_calculated_once_a_step(monkeypatch):
+    """FIRE asks for the forces of each step twice."""
+    asked, evaluate = [], Evaluator.evaluate
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *a, **k: (asked.append(1), evaluate(*a, **k))[1])
+    found = mq.neb(ends(), net(), number=5, steps=3, fmax=1e-6, progress=False)
+    assert found.steps == 3 and len(asked) == 1 + 1 + 3  # the ends, the start of the band, the steps
 
 
 def test_ends_that_do_not_fit_are_refused():

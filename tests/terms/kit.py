@@ -28,11 +28,16 @@ def salt(pbc: object = True, seed: int = 0) -> Atoms:
 
 
 def model(
-    quantities=("energy", "forces", "stress"), *, charge: bool = False, seed: int = 0, **terms
+    quantities=("energy", "forces", "stress"),
+    *,
+    charge: bool = False,
+    field: bool = False,
+    seed: int = 0,
+    **terms,
 ) -> mq.Model:
     """A small float64 model with random weights and biases."""
     torch.manual_seed(seed)
-    inputs = mq.Inputs(charge=charge)
+    inputs = mq.Inputs(charge=charge, electric_field=field)
     backbone = mq.PaiNN(
         elements=["H", "O", "Na", "Cl", "Ar"], cutoff=4.5, channels=8, layers=2, inputs=inputs
     )
