@@ -11,7 +11,7 @@ from molequi.util.digests import weights_digest
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
-FORMAT = 6
+FORMAT = 7
 
 
 def _to_2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
@@ -128,8 +128,22 @@ def _to_6(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     return header, tensors
 
 
+def _to_7(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 7 added a bound of velocities of flows; older ones have none."""
+    model = header.get("model") or {}
+    if not isinstance(model.get("predict"), list):  # which is said where the model is built
+        return header, tensors
+    predict = [
+        entry | {"options": {"farthest": None} | (entry.get("options") or {})}
+        if isinstance(entry, dict) and entry.get("head") == "Velocity"
+        else entry
+        for entry in model["predict"]
+    ]
+    return header | {"model": model | {"predict": predict}}, tensors
+
+
 _Step = Callable[[Header, Tensors], tuple[Header, Tensors]]
-_STEPS: dict[int, _Step] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
+_STEPS: dict[int, _Step] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6, 6: _to_7}
 
 
 def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:

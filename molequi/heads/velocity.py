@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from annotated_types import Gt
 from torch import Tensor
 
@@ -21,12 +22,13 @@ class Velocity(Vector):
     """Velocity of a probability path from noise at time 0 to structures at time 1 (Lipman et al. 2022, arXiv
     2210.02747), a vector for each node:
 
-        u_i = P Σ_c φ_c(h_i) v_ic / (1 - t + ε).
+        w_i = Σ_c φ_c(h_i) v_ic,    u_i = P w_i / (√(1 + ‖w_i‖²/R²) (1 - t + ε)).
 
     The network predicts how far the nodes still have to go, and the quotient turns that into a velocity:
-    close to the end a small displacement means a large one. P subtracts the mean over each graph, so that
-    the center stays where it is. The time t is the first column of ``Graph.x``, as `molequi.generative.paths`
-    writes it.
+    close to the end a small displacement means a large one. R bounds this way, so that one structure that
+    is unlike all others, in a network whose features grow without bound, ends no training. P subtracts the
+    mean over each graph, so that the center stays where it is. The time t is the first column of
+    ``Graph.x``, as `molequi.generative.paths` writes it.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class Velocity(Vector):
         A quantity of rank 1 per node.
     floor : float, > 0
         ε, which bounds the factor at the end.
+    farthest : float, > 0, or None
+        R in Å, several times the size of a structure of the data; None: no bound.
 
     Raises
     ------
@@ -49,11 +53,17 @@ class Velocity(Vector):
     ['flow_velocity']
     """
 
-    def __init__(self, item: str | Quantity = FLOW_VELOCITY, *, floor: Annotated[float, Gt(0)] = 0.1) -> None:
+    def __init__(
+        self,
+        item: str | Quantity = FLOW_VELOCITY,
+        *,
+        floor: Annotated[float, Gt(0)] = 0.1,
+        farthest: Annotated[float, Gt(0)] | None = 20.0,
+    ) -> None:
         super().__init__(FLOW_VELOCITY if item == FLOW_VELOCITY.name else item)
         if self.quantity.per != "node":
             raise ModelError(f"Velocity({self.quantity.name}): a quantity per graph; wanted per='node'")
-        self.floor = floor
+        self.floor, self.farthest = floor, farthest
 
     def make(self, channels: Mapping[str, int]) -> None:
         # Before training, nothing moves far.
@@ -66,5 +76,8 @@ class Velocity(Vector):
                 "have no x; make them with mq.generative.paths(data, task=…)"
             )
         time = graph.x[:, :1].to(features.scalars.dtype)
-        way = self.vectors(features) / (1 - time + self.floor)
+        way = self.vectors(features)
+        if self.farthest is not None:
+            way = way * torch.rsqrt(1 + (way / self.farthest).square().sum(1, keepdim=True))
+        way = way / (1 - time + self.floor)
         return way - segment_mean(way, graph.batch, graph.num_graphs)[graph.batch]
