@@ -5,7 +5,8 @@ from typing import Annotated
 
 import torch
 from annotated_types import Gt
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
@@ -48,6 +49,10 @@ class EGNN(Backbone):
         Number of Bessel functions, above 0; without a cutoff it has no meaning.
     attention : bool
         Whether each message has a learned weight between 0 and 1 (paper, eq. 8).
+    normalize : bool
+        Whether the invariants h of a node are divided by √(1 + ⟨h²⟩) before each layer and at the end. Without
+        it they can grow by a factor in each layer, for rare structures without bound; trainings of flows with
+        many layers need it.
 
     Raises
     ------
@@ -90,9 +95,11 @@ class EGNN(Backbone):
         layers: Layers = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         self.out = self.channels_with_axis({"0e": channels, "1o": layers})
+        self.normalize = normalize
         self.embedding = self.node_embedding(channels)
         basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.speed = linear(1, channels) if inputs.velocity else None
@@ -125,8 +132,21 @@ class EGNN(Backbone):
         moved = torch.zeros_like(graph.pos, dtype=h.dtype)  # x_i - x_i^init  (N, D)
         steps = []
         for layer in self.layers:
-            h, step = layer(h, moved, velocity, edges, known, scale)  # eqs. 3-8
+            h, step = layer(self.normalized(h), moved, velocity, edges, known, scale)  # eqs. 3-8
             moved = moved + step
             steps.append(step)
-        blocks = {"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}  # (N, C, 1), (N, layers, D)
+        blocks = {
+            "0e": self.normalized(h)[:, :, None],
+            "1o": torch.stack(steps, dim=1),
+        }  # (N, C, 1), (N, layers, D)
         return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)
+
+    def normalized(self, h: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Invariants of at most length √C, or as they are.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, C)
+            Invariants of the nodes.
+        """
+        return h * (1 + h.square().mean(1, keepdim=True)).rsqrt() if self.normalize else h
