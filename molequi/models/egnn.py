@@ -50,9 +50,9 @@ class EGNN(Backbone):
     attention : bool
         Whether each message has a learned weight between 0 and 1 (paper, eq. 8).
     normalize : bool
-        Whether the invariants h of a node are divided by √(1 + ⟨h²⟩) before each layer and at the end. Without
-        it they can grow by a factor in each layer, for rare structures without bound; trainings of flows with
-        many layers need it.
+        Whether the invariants h of a node are divided by √(1 + ⟨h²⟩) before each layer and at the end.
+        Without it they can grow from layer to layer, for rare structures without bound; long trainings of
+        flows need it.
 
     Raises
     ------
