@@ -29,7 +29,7 @@ COMMON = {"elements": ["H", "O"], "cutoff": 3.0, "channels": 5, "layers": 2}
 WIDTHS = ({"0e": 5}, {"0e": 4, "1o": 3}, {"0e": 4, "1o": 3, "1e": 2}, {"0e": 4, "1o": 2})
 SEVEN = {"elements": ["H", "O"], "cutoff": 3.0, "channels": WIDTHS}
 BACKBONES = {
-    "EGNN": lambda **more: mq.EGNN(**COMMON, attention=True, **more),
+    "EGNN": lambda **more: mq.EGNN(**COMMON, attention=True, normalize=True, **more),
     "PaiNN": lambda **more: mq.PaiNN(**COMMON, **more),
     "NequIP": lambda **more: mq.NequIP(**COMMON | {"layers": 3}, l_max=2, radial_hidden=(5,), **more),
     "NequIP, l_out": lambda **more: mq.NequIP(**COMMON, l_max=2, l_out=1, radial_hidden=(5,), **more),
