@@ -20,7 +20,7 @@ from molequi.heads.standardization import TrainingStatistics, standardize
 from molequi.model_facts import ModelFacts
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build, checks, inputs
-from molequi.quantities import Quantity, quantity
+from molequi.quantities import Quantity, quantity, stored_quantity
 from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
 from molequi.terms import (
@@ -350,7 +350,7 @@ class Model(ModelFacts):
         ConfigError
             For options that the classes do not have.
         """
-        predict = [head_from(p, heads) if "head" in p else Quantity(**p) for p in hparams["predict"]]
+        predict = [head_from(p, heads) if "head" in p else stored_quantity(p) for p in hparams["predict"]]
         # Initial weights are replaced afterwards, so the caller's random numbers must not change.
         with torch.random.fork_rng(devices=[]):
             backbone = build(hparams["backbone"], hparams["options"], backbones)

@@ -384,6 +384,21 @@ def as_label(item: Quantity) -> Quantity:
     return KNOWN[item.name] if item.name in RESPONSES and item in response(item.name) else item
 
 
+def stored_quantity(entry: Mapping[str, Any]) -> Quantity:
+    """A quantity of a model file.
+
+    Earlier files have derivatives by the electric field without their factor, which was 1.
+
+    Parameters
+    ----------
+    entry : mapping of str to object
+        Arguments of `Quantity`.
+    """
+    if entry.get("wrt") == "electric_field" and entry.get("gradient_of") and entry.get("factor") is None:
+        entry = {**entry, "factor": 1.0}
+    return Quantity(**entry)
+
+
 def quantity(item: "str | Quantity") -> Quantity:
     """Look up a known quantity by its name.
 

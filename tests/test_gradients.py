@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import molequi as mq
 from molequi.audit import audit
 from molequi.checkpoint import load, save
 from molequi.ensemble import Ensemble
@@ -402,3 +403,19 @@ def test_symmetrizing_is_exact_and_a_projection():
             assert torch.equal(found, sign * found.permute(0, *(1 + k for k in permutation)))
         torch.testing.assert_close(symmetrize(found, formula, 3), found, rtol=1e-14, atol=1e-15)
     assert symmetrize(value, "", 3) is value
+
+
+def test_files_with_a_dipole_of_the_energy_without_its_factor_are_still_read(tmp_path):
+    """Such a dipole was +dE/dF."""
+    backbone = mq.PaiNN(
+        elements=["H", "O"], cutoff=4.0, channels=8, layers=1, inputs=mq.Inputs(electric_field=True)
+    )
+    declaration = dict(per="graph", rank=1, gradient_of="energy", wrt="electric_field")
+    model = mq.Model(backbone, ["energy", mq.Quantity("slope", factor=1.0, **declaration)]).double().eval()
+    object.__setattr__(model.quantities["slope"], "factor", None)  # as an earlier version kept it
+    path = mq.save(model, tmp_path / "old.safetensors")
+    read = mq.load(path)
+    assert read.quantities["slope"].factor == 1.0
+    graph = mq.connect(mq.Graph.single([[0, 0, 0], [0, 0.6, 0.8]], ["O", "H"]), 4.0)
+    assert float(read(graph)["slope"].abs().max()) > 1e-6
+    torch.testing.assert_close(read(graph)["slope"], model(graph)["slope"])

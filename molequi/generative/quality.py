@@ -46,7 +46,7 @@ class Quality:
         SMILES of each molecule; empty for those that are not valid.
     checks : mapping of str to float
         Fraction of the molecules that are valid and in one piece that pass each check of PoseBusters
-        (Buttenschoen et al. 2024); empty if they were not made.
+        (Buttenschoen et al. 2024), which one does not where a check cannot be made; empty if none were made.
     strain : Strain, optional
         Changes of energy on relaxation.
     notes : mapping of str to str
@@ -171,6 +171,8 @@ def quality_of(
     if any(foreign):
         names, number = ", ".join(sorted(set().union(*foreign))), sum(map(bool, foreign))
         notes["elements without bond lengths"] = f"{names} in {number} molecules: no bonds, not stable"
+    if posebusters and not good:
+        notes["PoseBusters"] = "not made: no molecule is valid and in one piece"
     valid = [text for text in smiles if text]
     different = set(valid)
     return Quality(
@@ -196,9 +198,16 @@ def _canonical(smiles: str) -> str:
 
 
 def _posebusters(mols: Sequence[Any]) -> dict[str, float]:
-    """Fraction of molecules that pass each check of the configuration "mol"."""
+    """Fraction of molecules that pass each check of the configuration "mol"; empty without molecules."""
     require("posebusters", "generative", "posebusters=True")
     from posebusters import PoseBusters
 
+    if not mols:
+        return {}
     table = PoseBusters(config="mol").bust(list(mols), None, None)
-    return {str(name): float(column.mean()) for name, column in table.items() if column.dtype == bool}
+    found = {str(name): column.tolist() for name, column in table.items()}  # NaN: could not be made
+    return {
+        name: sum(value is True for value in column) / len(mols)
+        for name, column in found.items()
+        if all(isinstance(value, bool) or value != value for value in column)
+    }

@@ -16,6 +16,7 @@ from molequi.graph import Graph
 from molequi.heads.base import Head
 from molequi.heads.scalars import LinearScalar
 from molequi.heads.vectors import Dipole
+from molequi.nn.coulomb import work_of_field
 from molequi.nn.mlp import mlp
 from molequi.nn.pair_energies import DISPERSION_ELEMENTS, ZBL, Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import edges_of
@@ -36,7 +37,9 @@ class PhysicalEnergy(LinearScalar):
     take the total charge. Its cutoff is at least that of the head; with `models.So3krates` its messages may
     be shorter (``message_cutoff``).
 
-    The terms of long range end at the cutoff, also in crystals: there is no Ewald sum.
+    The terms of long range end at the cutoff, also in crystals: there is no Ewald sum. In an electric field F
+    the partial charges of a molecule have the energy -Σ q F·r, so that the dipole -∂E/∂F contains Σ q r; in a
+    periodic structure the field acts through the features alone.
 
     Parameters
     ----------
@@ -113,7 +116,10 @@ class PhysicalEnergy(LinearScalar):
         if self.repulsion is not None:
             own = own + self.repulsion(graph.z, edges).double()
         if self.electrostatics is not None and self.charges is not None:
-            own = own + self.electrostatics(self.charges(graph, features), edges).double()
+            charges = self.charges(graph, features)
+            own = own + self.electrostatics(charges, edges).double()
+            if graph.electric_field is not None:
+                own = own - charges.double() * work_of_field(graph)
         if self.dispersion is not None and self.ratios is not None:
             own = own + self.dispersion(self.ratios(graph, features), graph.z, edges).double()
         return own

@@ -174,7 +174,7 @@ class Calculator(ASECalculator):
             if name not in self.ignored_changes
             and (known is None or not _equal(_state_of(atoms, name), _state_of(known, name), tol))
         ]
-        return changes if self._totals == self._given(atoms) else [*changes, "initial_charges"]
+        return changes if self._totals == self.inputs_of(atoms) else [*changes, "initial_charges"]
 
     def get_property(
         self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
@@ -251,7 +251,7 @@ class Calculator(ASECalculator):
         prepare_forked_process(self.model.device)  # before the first operation, not only in the model
         graph = self.graph(atoms)
         super().calculate(atoms)
-        self._totals = self._given(atoms)
+        self._totals = self.inputs_of(atoms)
         self.results = self._evaluate(graph, _has_volume(atoms))
 
     def _evaluate(self, graph: Graph, stress: bool) -> dict[str, Any]:
@@ -286,8 +286,19 @@ class Calculator(ASECalculator):
                 results["free_energy"] = results["energy"]
         return found
 
-    def _given(self, atoms: Atoms) -> dict[str, float | list[Any]]:
-        """Total charge and spin, as far as the model takes them, and declared fields of a structure."""
+    def inputs_of(self, atoms: Atoms) -> dict[str, float | list[Any]]:
+        """Total charge and spin, as far as the model takes them, and fields of a structure.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The structure.
+
+        Raises
+        ------
+        DataError
+            For values that are no finite numbers or impossible, and for two different ones.
+        """
         found: dict[str, float | list[Any]] = {}
         for field, names in INVARIANTS.items():
             pushed = field == "charge" and atoms.info.get("electric_field") is not None
@@ -326,7 +337,7 @@ class Calculator(ASECalculator):
             raise DataError("no atoms in this structure; there is nothing to calculate")
         model = self.model
         self._check_elements(atoms)
-        given = self._given(atoms)
+        given = self.inputs_of(atoms)
         self._check_domain(atoms, given)
         graph = self._neighbors(
             torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device),
@@ -374,6 +385,15 @@ class Calculator(ASECalculator):
     @property
     def _compiled(self) -> bool:
         return self.model.program is not None
+
+    def sharing(self) -> "Calculator":
+        """A calculator with the same model, no copy of it, and a neighbor list and results of its own."""
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.results, view.atoms, view._totals = {}, None, None
+        view._neighbors = NeighborList(self.model.cutoff, self.skin)
+        view._lock = threading.RLock()
+        return view
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Calculator":
         return Calculator(self.model, device=self.model.device, skin=self.skin)

@@ -207,8 +207,11 @@ def list_holds(strain: Tensor, farthest: Tensor, cutoff: float, skin: float) -> 
     farthest : Tensor, shape (G,)
         Largest displacement beyond the strain, in Å.
     cutoff, skin : float
-        In Å.
+        In Å. Without a skin nothing may have moved: no edge is longer than the cutoff.
     """
+    if not skin:
+        unit = torch.eye(strain.shape[-1], dtype=strain.dtype, device=strain.device)
+        return (strain == unit).flatten(1).all(1) & (farthest == 0)
     return (cutoff + skin) * torch.linalg.svdvals(strain)[:, -1] - 2 * farthest >= cutoff
 
 

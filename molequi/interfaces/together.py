@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 from molequi.graph import Graph, collate
 from molequi.interfaces.ase import Calculator
-from molequi.interfaces.neighbor_list import NeighborList
 
 Result = TypeVar("Result")
 
@@ -45,10 +44,7 @@ class _Member(Calculator):
     """A calculator of one task, with the model of another calculator and a neighbor list of its own."""
 
     def __init__(self, calculator: Calculator, task: int, exchange: _Exchange) -> None:
-        self.__dict__.update(calculator.__dict__)
-        self.results, self.atoms, self._totals = {}, None, None
-        self._neighbors = NeighborList(calculator.model.cutoff, calculator.skin)
-        self._lock = threading.RLock()
+        self.__dict__.update(calculator.sharing().__dict__)
         self._task, self._exchange = task, exchange
 
     def _evaluate(self, graph: Graph, stress: bool) -> dict[str, Any]:

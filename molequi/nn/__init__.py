@@ -6,7 +6,7 @@ the components of all irreps one after another, channels last.
 
 from molequi.nn.attention import AttentionLayer, EdgeAttention, NodePerceptron
 from molequi.nn.cartesian import EGNNLayer
-from molequi.nn.coulomb import coulomb_matrix, coulomb_potential
+from molequi.nn.coulomb import coulomb_matrix, coulomb_potential, work_of_field
 from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
 from molequi.nn.edge_frames import EdgeFrames, SO2Linear
 from molequi.nn.embedding import NodeEmbedding
@@ -109,4 +109,5 @@ __all__ = [
     "relaxed_layers",
     "set_theta",
     "sizes",
+    "work_of_field",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.nn.pair_energies import COULOMB
+from molequi.ops.segment import segment_mean
 
 NEGLIGIBLE = 1e-10  # of the Fourier transform of V(r) r: terms below are left out
 GAP = 3.5  # of the longest lattice vector of a slab: vacuum between its images, exp(-2π 3.5) = 3e-10
@@ -265,3 +266,27 @@ def _slab(cell: Tensor, height: Float[Tensor, "N"], width: float) -> Float[Tenso
     length = cell[2].detach().norm()
     square = (height[:, None] - height[None, :]).square()
     return -2 * math.pi / volume * (square + 2 * width**2 + length**2 / 6)
+
+
+def work_of_field(graph: Graph) -> Float[Tensor, "N"]:
+    """F·(r - r̄) of each atom, with the mean r̄ of the positions: minus the energy of a unit charge there.
+
+    Together with the energy of the net charge, see `models.inputs.net_charge_in_field`, charges q then have
+    the energy -Σ q F·r. In periodic structures r is not defined and the result is zero.
+
+    Parameters
+    ----------
+    graph : Graph
+        A batch of structures in electric fields.
+
+    Returns
+    -------
+    Tensor, shape (N,)
+        In eV/e, float64.
+    """
+    pos, field = graph.pos.double(), graph.electric_field
+    assert field is not None
+    if graph.pbc is not None:
+        field = field.masked_fill(graph.pbc.any(1)[:, None], 0.0)
+    arm = pos - segment_mean(pos, graph.batch, graph.num_graphs)[graph.batch]
+    return (arm * field.double()[graph.batch]).sum(1)

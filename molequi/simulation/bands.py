@@ -14,13 +14,12 @@ from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import FIRE
 
-from molequi.domain import totals_in
-from molequi.engines.evaluator import Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, SimulationError
 from molequi.graph import collate
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
+from molequi.quantities import KNOWN
 from molequi.simulation.inputs import (
     Structure,
     as_calculator,
@@ -152,7 +151,8 @@ def neb(
     Raises
     ------
     ConfigError
-        For fewer than three images, and for structures that are not the same atoms in the same order.
+        For fewer than three images, and for structures that are not the same atoms in the same order or
+        differ in the charge, spin or electric field that a model reads.
     SimulationError
         If an energy or a force is not finite.
     DataError
@@ -167,11 +167,13 @@ def neb(
     5
     """
     checked_numbers(fmax=fmax, spring=spring)
+    if not isinstance(climb, bool):
+        raise ConfigError(f"climb={climb!r}: wanted True or False")
     number_of_steps(None, steps, 1.0)
     frames = _frames(images, number)
     engine = as_calculator(calculator)
     check_energy(engine)
-    calculate = _together(engine, frames) if isinstance(engine, Calculator) else _one_by_one(engine)
+    calculate = _together(engine, frames) if isinstance(engine, Calculator) else _one_by_one(engine, frames)
     band = _Band(frames, calculate, k=spring, climb=climb, method=_METHOD)
     with ProgressBar("neb", steps, show=progress, keep=True) as bar, FIRE(band, logfile=None) as optimizer:
         for _ in optimizer.irun(fmax=fmax, steps=steps):
@@ -186,7 +188,7 @@ class _Band(NEB):
     """ASE's band, whose images are calculated together before it asks for them."""
 
     def __init__(
-        self, images: list[Atoms], calculate: Callable[[Sequence[Atoms]], _Found], **options: Any
+        self, images: list[Atoms], calculate: Callable[[Sequence[int]], _Found], **options: Any
     ) -> None:
         super().__init__(images, **options)
         self.calculate = calculate
@@ -204,58 +206,51 @@ class _Band(NEB):
         return super().get_forces()
 
     def _set(self, numbers: Sequence[int]) -> None:
-        images = [self.images[k] for k in numbers]
-        for k, image, (energy, forces) in zip(numbers, images, self.calculate(images)):
+        for k, (energy, forces) in zip(numbers, self.calculate(numbers)):
             if not (np.isfinite(energy) and np.isfinite(forces).all()):
                 raise SimulationError(f"image {k} of the band: its energy or a force is not finite")
+            image = self.images[k]
             image.calc = SinglePointCalculator(image, energy=energy, forces=forces)
 
 
-def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequence[Atoms]], _Found]:
-    """All images in one batch, with a neighbor list that is kept."""
+def _together(calculator: Calculator, frames: Sequence[Atoms]) -> Callable[[Sequence[int]], _Found]:
+    """All images in one batch, each with a neighbor list that is kept."""
     model = calculator.model
-    inputs = model.backbone.inputs
-    used = () if inputs is None else inputs.used
-    totals: dict[str, Any] = {n: v for n, v in totals_in(frames[0].info).items() if n in used}
-    for k, frame in enumerate(frames):
-        other = {n: v for n, v in totals_in(frame.info).items() if n in used}
-        if other != totals:
-            raise ConfigError(
-                f"image {k} has {other or 'no charge or spin'}, image 0 {totals}; wanted the same of all"
-            )
-    if missing := [n for n in ("charge", "spin") if n in used and n not in totals]:
-        words = ", ".join(f"atoms.info[{n!r}]" for n in missing)
-        raise ConfigError(
-            f"this model reads {', '.join(missing)} of each structure; set {words} of the images"
-        )
-    evaluator = Evaluator(
-        model,
-        device=model.device,
-        dtype=model.dtype,
-        skin=calculator.skin,
-        accelerate=model.program is not None,
-        **totals,
-    )
-    lists: dict[int, Any] = {}
+    _check_inputs(calculator, frames)
+    members = [calculator.sharing() for _ in frames]
+    short = model.predicting(["energy", model.quantities.get("forces", KNOWN["forces"])])
 
-    def calculate(images: Sequence[Atoms]) -> _Found:
-        graphs = [
-            evaluator.graph(image.positions, image.numbers, cell=image.cell.array, pbc=image.pbc)
-            for image in images
-        ]
-        neighbors = lists.setdefault(len(graphs), evaluator.neighbor_list())
-        out = evaluator.evaluate(collate(graphs).to(evaluator.device), neighbors, virial=False)
-        forces = out["forces"].cpu().double().numpy().reshape(len(images), -1, 3)
-        return list(zip(out["energy"].cpu().double().tolist(), forces))
+    def calculate(numbers: Sequence[int]) -> _Found:
+        out = short(collate([members[k].graph(frames[k]) for k in numbers]))
+        forces = out["forces"].detach().cpu().double().numpy().reshape(len(numbers), -1, 3)
+        return list(zip(out["energy"].detach().cpu().double().tolist(), forces))
 
     return calculate
 
 
-def _one_by_one(calculator: BaseCalculator) -> Callable[[Sequence[Atoms]], _Found]:
-    def calculate(images: Sequence[Atoms]) -> _Found:
+def _check_inputs(calculator: Calculator, frames: Sequence[Atoms]) -> None:
+    """Check that the images have the same charge, spin and fields, as far as the model reads them."""
+    inputs = calculator.model.backbone.inputs
+    used = () if inputs is None else inputs.used
+    given = [calculator.inputs_of(frame) for frame in frames]
+    for k, own in enumerate(given):
+        if own != given[0]:
+            raise ConfigError(
+                f"image {k} has {own or 'no charge, spin or field'}, image 0 "
+                f"{given[0] or 'no charge, spin or field'}; wanted the same of all"
+            )
+    if missing := [n for n in ("charge", "spin") if n in used and n not in given[0]]:
+        words = ", ".join(f"atoms.info[{n!r}]" for n in missing)
+        raise ConfigError(
+            f"this model reads {', '.join(missing)} of each structure; set {words} of the images"
+        )
+
+
+def _one_by_one(calculator: BaseCalculator, frames: Sequence[Atoms]) -> Callable[[Sequence[int]], _Found]:
+    def calculate(numbers: Sequence[int]) -> _Found:
         found = []
-        for image in images:
-            frame = image.copy()
+        for k in numbers:
+            frame = frames[k].copy()
             frame.calc = calculator
             found.append((float(frame.get_potential_energy()), frame.get_forces(apply_constraint=False)))
         return found

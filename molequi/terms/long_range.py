@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.nn.coulomb import coulomb_matrix, coulomb_potential
+from molequi.nn.coulomb import coulomb_matrix, coulomb_potential, work_of_field
 from molequi.nn.mlp import mlp
-from molequi.ops.segment import segment_mean
 from molequi.quantities import SYMBOLS
 from molequi.util.options import Options
 from molequi.util.signature import check_keywords
@@ -200,7 +199,7 @@ class EquilibratedCharges(nn.Module):
             )
         own = (self.net(features.scalars) + self.shift[graph.z]).double()
         hardness = RIDGE + nn.functional.softplus(own[:, 1] + HARDNESS - RIDGE)
-        electronegativity = own[:, 0] if graph.electric_field is None else own[:, 0] - _lowering(graph)
+        electronegativity = own[:, 0] if graph.electric_field is None else own[:, 0] - work_of_field(graph)
         matrix, rows, members = coulomb_matrix(graph, self.width)
         matrix = matrix + torch.diag_embed(torch.where(members, hardness[rows], 1.0))  # A + η  (G, n, n)
         bordered = nn.functional.pad(matrix, (0, 1, 0, 1))
@@ -210,16 +209,6 @@ class EquilibratedCharges(nn.Module):
         charges = torch.linalg.solve(bordered, side)[:, :-1]  # the last one is the chemical potential
         potential = (matrix @ charges[:, :, None]).squeeze(2)
         return charges[members], potential[members], electronegativity
-
-
-def _lowering(graph: Graph) -> Float[Tensor, "N"]:
-    """F·(r - r̄) of each atom in eV/e, float64; zero in periodic structures."""
-    pos, field = graph.pos.double(), graph.electric_field
-    assert field is not None
-    if graph.pbc is not None:
-        field = field.masked_fill(graph.pbc.any(1)[:, None], 0.0)
-    arm = pos - segment_mean(pos, graph.batch, graph.num_graphs)[graph.batch]
-    return (arm * field.double()[graph.batch]).sum(1)
 
 
 def check_long_range(options: LongRange, backbone: Any, energy: Any) -> None:

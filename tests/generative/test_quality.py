@@ -84,6 +84,14 @@ def test_posebusters_sees_an_angle_that_the_tables_do_not():
     assert "PoseBusters: bond_angles" in str(found)
 
 
+def test_posebusters_where_nothing_or_not_everything_can_be_checked():
+    pytest.importorskip("posebusters", reason="needs posebusters: pip install 'molequi[generative]'")
+    apart = quality_of([mq.Graph.single([[0.0, 0, 0], [9, 0, 0]], ["C", "C"])], posebusters=True)
+    assert apart.checks == {} and "not made" in str(apart)
+    helium = mq.Graph.single([[0.0, 0, 0]], ["He"])  # UFF, of the check of energies, has no helium
+    assert quality_of([WATER, helium], posebusters=True).checks["internal_energy"] <= 0.5
+
+
 def test_anything_that_holds_structures_is_judged(tmp_path):
     from ase.build import molecule
 

@@ -179,6 +179,16 @@ def test_a_list_follows_a_cell_that_strains():
     assert 1 < kept.searches < 20 and wrong > 30
 
 
+def test_without_a_skin_a_cell_that_grows_leaves_no_edge_beyond_the_cutoff():
+    kept, positions, numbers = NeighborList(CUTOFF, 0.0), cloud(4, 3.0), np.full(4, 6)
+    fewer = []
+    for factor in (1.0, 1.2, 1.2):
+        graph = kept(factor * positions, numbers, cell=factor * CELL, pbc=True, trim=False)
+        assert float(graph.edge_vectors().norm(dim=1).max()) < CUTOFF
+        fewer.append(len(edges(graph)))
+    assert fewer[0] > fewer[1] == fewer[2] > 0 and kept.searches == 2
+
+
 def test_a_cell_that_is_changed_in_place_starts_a_search():
     kept, positions, cell = NeighborList(CUTOFF, 0.5), cloud(4, 3.0), CELL.copy()
     before = kept(positions, np.full(4, 6), cell=cell, pbc=True)

@@ -11,8 +11,7 @@ from ase.optimize import FIRE
 from ase.utils.forcecurve import fit_images
 
 import molequi as mq
-from molequi.engines import Evaluator
-from molequi.errors import ConfigError, SimulationError
+from molequi.errors import ConfigError, ModelError, SimulationError
 
 
 def ends():
@@ -107,10 +106,35 @@ def test_a_band_that_is_not_finite_stops():
 
 def test_the_images_are_calculated_once_a_step(monkeypatch):
     """FIRE asks for the forces of each step twice."""
-    asked, evaluate = [], Evaluator.evaluate
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *a, **k: (asked.append(1), evaluate(*a, **k))[1])
+    asked, forward = [], mq.Model.forward
+    monkeypatch.setattr(mq.Model, "forward", lambda *a, **k: (asked.append(1), forward(*a, **k))[1])
     found = mq.neb(ends(), net(), number=5, steps=3, fmax=1e-6, progress=False)
     assert found.steps == 3 and len(asked) == 1 + 1 + 3  # the ends, the start of the band, the steps
+
+
+def test_a_band_in_an_electric_field_is_that_of_the_calculator():
+    torch.manual_seed(0)
+    inputs = mq.Inputs(electric_field=True)
+    model = mq.Model(mq.PaiNN(elements=["C", "O", "H"], channels=8, layers=1, cutoff=4.0, inputs=inputs))
+    model = model.double()
+    without = mq.neb(ends(), model, number=4, steps=1, progress=False)
+    first, last = ends()
+    for frame in (first, last):
+        frame.info["electric_field"] = [0.0, 0.2, 0.5]
+    found = mq.neb([first, last], model, number=4, steps=1, progress=False)
+    for frame, energy in zip(found.images, found.energies):
+        alone = frame.copy()
+        alone.calc = mq.Calculator(model)
+        assert alone.get_potential_energy() == pytest.approx(energy, abs=1e-10)
+        np.testing.assert_allclose(alone.get_forces(), frame.get_forces(), atol=1e-10)
+    assert np.abs(found.energies - without.energies).max() > 1e-4
+    del last.info["electric_field"]
+    with pytest.raises(ConfigError, match="image 6 has no charge, spin or field, image 0 .*electric_field"):
+        mq.neb([first, last], model, progress=False)
+    with pytest.raises(ConfigError, match="climb='yes'"):
+        mq.neb(ends(), model, climb="yes", progress=False)
+    with pytest.raises(ModelError, match="electric field"):  # a model that reads none
+        mq.neb([first, first], net(), progress=False)
 
 
 def test_ends_that_do_not_fit_are_refused():

@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 
 import molequi as mq
+from molequi.heads import AtomicCharges, PhysicalEnergy
 from molequi.nn.pair_energies import COULOMB
 from molequi.terms.long_range import HARDNESS, RIDGE
 from tests.terms.kit import as_graph, differences, model, salt, water
@@ -121,3 +122,49 @@ def test_audit_of_charges_in_a_field(long_range):
     report = mq.audit(made, structures, draws=2, checks=checks)
     assert report.passed, str(report)
     assert {row.check for row in report.rows if row.verdict == "pass"} == set(checks)
+
+
+def physical(quantities=QUANTITIES) -> mq.Model:
+    """A model with `heads.PhysicalEnergy` and random weights."""
+    torch.manual_seed(0)
+    inputs = mq.Inputs(charge=True, electric_field=True)
+    backbone = mq.So3krates(
+        elements=["H", "O", "Na", "Cl"], cutoff=6.0, message_cutoff=4.5, channels=8, layers=1, inputs=inputs
+    )
+    rest = [AtomicCharges() if name == "charges" else name for name in quantities[1:]]
+    made = mq.Model(backbone, [PhysicalEnergy(cutoff=6.0, repulsion=4.0), *rest]).double().eval()
+    for name, parameter in made.heads.named_parameters():
+        if "bias" in name or name.endswith("charges.shift"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+@pytest.mark.parametrize("total", [0, 1])
+def test_partial_charges_of_a_physical_energy_are_pushed_by_a_field(total):
+    """Known answer: where no parameter depends on the field, the dipole -∂E/∂F is Σ q r, and each force is
+    that without the field and q F of its atom.
+    """
+    made = physical()
+    for net in (made.heads["energy"].charges.net, made.heads["energy"].ratios.net, made.heads["energy"].net):
+        torch.nn.init.zeros_(net[-1].weight)
+    graph = mq.connect(as_graph(water(), charge=total, electric_field=FIELD), 6.0)
+    out, free = made(graph), made(graph.replace(electric_field=None))
+    charges = out["charges"].double()
+    assert float(charges.std()) > 0.1
+    torch.testing.assert_close(out["dipole"][0], charges @ graph.pos, atol=1e-10, rtol=0)
+    pushed = out["forces"] - free["forces"]
+    torch.testing.assert_close(pushed, charges[:, None] * FIELD, atol=1e-10, rtol=0)
+    assert out["energies"].sum().item() == pytest.approx(out["energy"].item(), abs=1e-10)
+
+
+def test_a_physical_energy_in_a_field_passes_the_audit_and_leaves_crystals():
+    made = physical(("energy", "forces", *mq.response()))
+    structures = [as_graph(water(seed), charge=q) for seed, q in enumerate((0, 1))]
+    checks = ["rotation", "translation", "finite differences", "momentum", "sum rules"]
+    report = mq.audit(made, structures, draws=2, checks=checks)
+    assert report.passed, str(report)
+    atoms, other = salt()[:4], salt()[:4]
+    other.positions[1] += other.cell[2]
+    made = physical(("energy",))
+    one, two = (made(mq.connect(as_graph(a, charge=0, electric_field=FIELD), 6.0)) for a in (atoms, other))
+    torch.testing.assert_close(one["energy"], two["energy"], atol=1e-9, rtol=0)
