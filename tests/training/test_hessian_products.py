@@ -11,7 +11,7 @@ import molequi as mq
 from molequi.errors import ConfigError, DataError, DataWarning, ModelError
 from molequi.models import BACKBONES
 from molequi.nn.norms import LayerNorm
-from molequi.quantities import KNOWN
+from molequi.quantities import KNOWN, Quantity
 
 QUIET = {"logging": {"progress": False}}
 LOSS = {"energy": 1, "forces": 10, "hessian_products": 0.1}
@@ -80,6 +80,21 @@ def test_structures_without_directions_take_no_second_pass(monkeypatch):
     found["hessian_products"].sum().backward()
     made(graph)
     assert len(passes) == 3
+
+
+def test_without_directions_derivatives_have_the_shape_and_the_nan_of_others():
+    """Of a dipole, too, which a periodic structure does not have."""
+    slope = Quantity(name="slope", rank=1, unit="e", gradient_of="dipole", wrt="displacement")
+    product = Quantity(name="product", per="node", rank=2, unit="e/Å", gradient_of="slope", wrt="positions")
+    made = mq.Model(mq.PaiNN(elements=["H", "O"], cutoff=4.0, channels=4, layers=1), ["dipole"])
+    made = made.predicting([*made.quantities.values(), slope, product]).double()
+    frames = [molecule("H2O"), Atoms("OH", [[0, 0, 0], [0, 0, 1.0]], cell=[8.0] * 3, pbc=True)]
+    graph = mq.collate([mq.connect(graph, made.cutoff) for graph in mq.from_atoms(frames)])
+    still, moved = (
+        made(graph.replace(hessian_vectors=torch.full_like(graph.pos, size)))["product"] for size in (0, 1)
+    )
+    assert still.shape == moved.shape == (5, 3, 3)
+    assert not still[:3].any() and torch.equal(still.isnan(), moved.isnan()) and still[3:].isnan().all()
 
 
 @pytest.mark.parametrize("name", sorted({*BACKBONES} - {"PointHierarchy"}))
