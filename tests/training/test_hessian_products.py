@@ -193,7 +193,8 @@ def test_labels_of_calculators_and_hessians():
         mq.add_hessian_products(data, exact).values("hessian_products"),
     )
     results = mq.hessian(Springs(), data, step=1e-4)
-    for same in (np.stack(exact), np.stack(cubes), results):
+    tensors = torch.from_numpy(np.stack(exact)).requires_grad_()
+    for same in (np.stack(exact), np.stack(cubes), results, tensors, list(tensors)):
         again = mq.add_hessian_products(data, same, directions=2, seed=5)
         assert torch.equal(again.values("hessian_products"), given.values("hessian_products"))
     few = mq.add_hessian_products(data, Springs(), structures=2)
@@ -229,6 +230,9 @@ def test_wrong_labels_are_named():
         (np.eye(9), {}, r"an array of shape \(9, 9\); wanted .* One Hessian alone is \[hessian\]"),
         (np.stack([np.eye(9)] * 3), {}, "3 Hessians for 2 structures"),
         (["a", "b"], {}, r"a Hessian that is str; wanted an array of numbers, shape \(9, 9\)"),
+        (np.stack([np.eye(9) + 1j] * 2), {}, "a Hessian that is ndarray; wanted an array of numbers"),
+        (mq.hessian(Springs(), data[0]), {}, r"one result of mq.hessian; wanted .* alone is \[hessian\]"),
+        (mq.hessian(Springs(), data)[::-1], {}, "0: a Hessian of H2O at other positions"),
         ([np.eye(6)] * 2, {}, r"a Hessian of shape \(6, 6\) for 3 atoms; wanted \(9, 9\) or"),
         ([np.full((9, 9), np.nan)] * 2, {}, "not finite"),
         ([np.triu(np.ones((9, 9)))] * 2, {}, "a Hessian is symmetric"),
