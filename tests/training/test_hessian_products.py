@@ -6,6 +6,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
+from ase.io import write
 
 import molequi as mq
 from molequi.errors import ConfigError, DataError, DataWarning, ModelError
@@ -219,6 +220,25 @@ def test_single_atoms_have_no_products():
     assert np.isfinite(result.history[0]["train_hessian_products_mae"])
     with pytest.raises(DataError, match="each structure has one atom, whose Hessian is zero"):
         mq.add_hessian_products(mq.from_atoms([atom]), Springs())
+
+
+def test_structures_without_label_go_through_files(tmp_path):
+    atom = Atoms("O", calculator=Springs())
+    atom.get_forces()
+    few = mq.add_hessian_products(mq.from_atoms([atom]) + waters(3), Springs(), structures=2)
+    write(tmp_path / "few.xyz", [mq.to_atoms(graph) for graph in few])
+    mq.write_npz(few, tmp_path / "few.npz")
+    with pytest.raises(DataError, match=r"no 'hessian_products'.*say partial=\['hessian_products'\]"):
+        mq.read_extxyz(tmp_path / "few.xyz")
+    for back in (
+        mq.read_extxyz(tmp_path / "few.xyz", partial=["hessian_products"]),
+        mq.read_npz(tmp_path / "few.npz"),
+    ):
+        assert back.known("hessian_products").tolist() == [False, True, False, True]
+        wanted = few.values("hessian_products")
+        assert torch.allclose(back.values("hessian_products"), wanted, atol=1e-7, equal_nan=True)
+        for one, other in zip(back, few):
+            assert torch.allclose(one.hessian_vectors, other.hessian_vectors, atol=1e-7)
 
 
 def test_wrong_labels_are_named():
