@@ -104,6 +104,8 @@ class LaplaceEnsemble(Ensemble):
         view = super().predicting(items)
         assert isinstance(view, LaplaceEnsemble)
         _check_quantities(view._models[0])
+        kept = {f"root_{name}" for name in view.heads}
+        view._buffers = {name: root for name, root in self._buffers.items() if name in kept}
         return view
 
     @property

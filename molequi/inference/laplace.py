@@ -198,8 +198,8 @@ def _squared_errors(model: Model, data: Dataset) -> dict[str, float]:
     nothing = [name for name, own in errors.items() if np.isnan(own).all()]
     if nothing:
         raise ConfigError(
-            f"laplace: the predictions of {', '.join(nothing)} for the validation data are not finite; wanted "
-            "a trained model, as mq.fit returns it"
+            f"laplace: the predictions of {', '.join(nothing)} for the validation data are not finite; "
+            "wanted a trained model, as mq.fit returns it"
         )
     means = {name: float(np.nanmean(own**2)) for name, own in errors.items()}
     missing = [name for name in model.heads if name not in means]
