@@ -118,6 +118,9 @@ def test_predictions_are_those_of_the_model_and_files_keep_all(tmp_path):
     assert isinstance(again, LaplaceEnsemble) and again.directions == found.directions
     assert all(torch.equal(value, out[name]) for name, value in again(g).items())
     assert "Laplace" in str(again) and again.metadata["laplace"]["valid"] == 20
+    again.metadata["lowest_energy"] = "a record of the training"
+    assert again.mean_model.metadata == {"lowest_energy": "a record of the training"}
+    assert next(again.mean_model.parameters()) is next(again.parameters())
     half = again.calibrated({"forces": 0.5})(g)
     assert torch.allclose(half["forces_std"], out["forces_std"] / 2) and torch.equal(
         half["energy_std"], out["energy_std"]

@@ -8,7 +8,7 @@ from ase.build import molecule
 
 import molequi as mq
 from molequi.cli.program import main
-from molequi.errors import ConfigError, ModelError, SimulationError
+from molequi.errors import ConfigError, ModelError, SimulationError, SimulationWarning
 from molequi.last_layer import LaplaceEnsemble
 from molequi.simulation.guard import Watch, is_possible
 
@@ -159,6 +159,15 @@ def test_unknown_elements_stop_the_automatic_guard_and_are_labelled(tmp_path):
         run(of_water, guard="auto", out=tmp_path)
     (frame,) = ase.io.read(tmp_path / "to_label.xyz", ":")
     assert frame.info["uncertainty"] == np.inf and np.array_equal(frame.numbers, START.numbers)
+
+
+@pytest.mark.parametrize("guard", ["auto", 1e3])
+def test_energies_below_those_of_the_training_are_told_under_a_guard_too(trusted, tmp_path, guard):
+    """The record of them is in the file, which the trained model inside comes from."""
+    saved = mq.load(mq.save(trusted, tmp_path / "sure.safetensors"))
+    saved.metadata["lowest_energy"] = 100.0
+    with pytest.warns(SimulationWarning, match="below that of every training structure"):
+        run(saved, guard=guard, steps=1)
 
 
 def test_elements_of_few_training_structures_are_known():
