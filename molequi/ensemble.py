@@ -103,7 +103,9 @@ class Ensemble(nn.Module):
             What it predicts.
         """
         items = list(items)
-        return self._of([member.predicting(items) for member in self._models])
+        view = self._of([member.predicting(items) for member in self._models])
+        view.scales = {name: scale for name, scale in self.scales.items() if name in view.quantities}
+        return view
 
     @property
     def energy_terms(self) -> Terms:

@@ -244,18 +244,23 @@ def differentiate(
 def _still(
     out: Mapping[str, Tensor], ordered: Sequence[Quantity], variables: Mapping[str, Tensor], graph: Graph
 ) -> dict[str, Tensor]:
-    """Zeros for derivatives of a slope along directions that are all zero.
+    """Zeros for derivatives of a slope along directions that are all zero; NaN as the derivatives have it.
 
     They keep a gradient (of zero) for a loss that has no other term.
     """
     if DISPLACEMENT not in variables or bool(getattr(graph, DIRECTIONS).any()):
         return {}
-    slopes = {q.name: q for q in ordered if q.wrt == DISPLACEMENT and q.gradient_of in out}
-    return {
-        q.name: torch.zeros_like(variables[q.wrt]) + 0 * out[str(slopes[q.gradient_of].gradient_of)].sum()
-        for q in ordered
-        if q.gradient_of in slopes
+    slopes = {
+        q.name: out[str(q.gradient_of)] for q in ordered if q.wrt == DISPLACEMENT and q.gradient_of in out
     }
+    found = {}
+    for q in ordered:
+        if q.gradient_of in slopes:
+            value, variable = slopes[q.gradient_of], variables[q.wrt]
+            zero = variable.new_zeros(variable.shape[0], *value.shape[1:], *variable.shape[1:])
+            zero = zero + 0 * value.nan_to_num(0.0, 0.0, 0.0).sum()
+            found[q.name] = _where_finite(q, _converted(q, zero, graph), value, graph)
+    return found
 
 
 def _slopes(

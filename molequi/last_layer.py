@@ -12,7 +12,7 @@ see `molequi.laplace`. Terms of the energy beside the heads, such as latent char
 """
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -104,6 +104,8 @@ class LaplaceEnsemble(Ensemble):
         view = super().predicting(items)
         assert isinstance(view, LaplaceEnsemble)
         _check_quantities(view._models[0])
+        kept = {f"root_{name}" for name in view.heads}
+        view._buffers = {name: root for name, root in self._buffers.items() if name in kept}
         return view
 
     @property
@@ -148,8 +150,11 @@ class LaplaceEnsemble(Ensemble):
 
     @property
     def mean_model(self) -> Model:
-        """The trained model, which predicts the same without standard deviations."""
-        return self._models[0]
+        """The trained model, which predicts the same without standard deviations; it shares the weights."""
+        view = copy(self._models[0])
+        known = dict(getattr(view, "metadata", None) or {}) | self.metadata  # a file has those of the whole
+        view.metadata = {name: record for name, record in known.items() if name != "laplace"}
+        return view
 
     @property
     def roots(self) -> dict[str, Tensor]:

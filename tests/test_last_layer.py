@@ -118,10 +118,29 @@ def test_predictions_are_those_of_the_model_and_files_keep_all(tmp_path):
     assert isinstance(again, LaplaceEnsemble) and again.directions == found.directions
     assert all(torch.equal(value, out[name]) for name, value in again(g).items())
     assert "Laplace" in str(again) and again.metadata["laplace"]["valid"] == 20
+    again.metadata["lowest_energy"] = "a record of the training"
+    assert again.mean_model.metadata == {"lowest_energy": "a record of the training"}
+    assert next(again.mean_model.parameters()) is next(again.parameters())
     half = again.calibrated({"forces": 0.5})(g)
     assert torch.allclose(half["forces_std"], out["forces_std"] / 2) and torch.equal(
         half["energy_std"], out["energy_std"]
     )
+
+
+def test_a_view_of_fewer_quantities_is_saved_and_calibrated(tmp_path):
+    of = trusted(model(("energy", "forces", "dipole")))
+    for whole, names in ((of, ["energy", "forces"]), (of, ["energy"]), (_pair(), ["energy"])):
+        view, g = whole.predicting(names), graph()
+        again = mq.load(mq.save(view, tmp_path / "view.safetensors"))
+        out = whole(g)
+        assert list(again.quantities) == names
+        assert all(torch.equal(value, out[name]) for name, value in again(g).items())
+        twice = view.calibrated({"energy": 2.0})(g)
+        assert torch.allclose(twice["energy_std"], 2 * out["energy_std"])
+
+
+def _pair():
+    return mq.Ensemble([model(seed=0), model(seed=1)], {"energy": 3.0, "forces": 2.0})
 
 
 def test_rotations_and_batches_change_nothing():

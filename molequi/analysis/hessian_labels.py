@@ -18,6 +18,8 @@ from molequi.readers import to_atoms
 from molequi.simulation.inputs import as_calculator
 from molequi.util.signature import check_keywords
 
+_SAME = 1e-4  # Å between the positions of a structure and of its Hessian
+
 
 @check_keywords()
 def add_hessian_products(
@@ -65,7 +67,7 @@ def add_hessian_products(
     ------
     DataError
         For structures that are not three-dimensional, if each has one atom only, and for Hessians of wrong
-        number, shape or content.
+        number, shape or content, or of other structures.
     ConfigError
         For settings out of range or without effect.
 
@@ -87,7 +89,9 @@ def add_hessian_products(
     several = _check(data, directions, seed, step, structures)
     count = len(several) if structures is None else structures
     chosen = {several[k] for k in np.linspace(0, len(several) - 1, count).round().astype(int)}
-    given = isinstance(source, (Sequence, np.ndarray)) and not isinstance(source, str)
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu().numpy()
+    given = isinstance(source, (Sequence, np.ndarray, Hessian)) and not isinstance(source, str)
     if given:
         _check_number(source, count, step)
     calculator: Any = None if given else as_calculator(source)  # type: ignore[arg-type]
@@ -100,7 +104,7 @@ def add_hessian_products(
             continue
         vectors = _directions(rng, directions, graph.num_nodes)
         if given:
-            products = _multiplied(next(hessians), vectors, data.origins[k])
+            products = _multiplied(next(hessians), vectors, graph, data.origins[k])
         else:
             atoms = to_atoms(graph)
             if k == min(chosen):
@@ -138,10 +142,12 @@ def _check(data: object, directions: Any, seed: Any, step: Any, structures: Any)
 
 def _check_number(hessians: Any, count: int, step: float | None) -> None:
     """Raise for another number of Hessians than of structures."""
-    if isinstance(hessians, np.ndarray) and hessians.ndim not in (3, 5):
+    alone = isinstance(hessians, Hessian)
+    if alone or (isinstance(hessians, np.ndarray) and hessians.ndim not in (3, 5)):
+        found = "one result of mq.hessian" if alone else f"an array of shape {hessians.shape}"
         raise DataError(
-            f"an array of shape {hessians.shape}; wanted one Hessian for each structure, in a list or "
-            "stacked in the shape (n, 3N, 3N) or (n, N, 3, N, 3). One Hessian alone is [hessian]"
+            f"{found}; wanted one Hessian for each structure, in a list or stacked in the shape (n, 3N, 3N) "
+            "or (n, N, 3, N, 3). One Hessian alone is [hessian]"
         )
     if len(hessians) != count:
         raise DataError(
@@ -158,12 +164,24 @@ def _directions(rng: np.random.Generator, count: int, atoms: int) -> np.ndarray:
     return found / np.linalg.norm(found.reshape(count, -1), axis=1)[:, None, None]
 
 
-def _multiplied(hessian: object, vectors: np.ndarray, where: str) -> np.ndarray:
-    """Products of a given Hessian. Raises DataError if it is none."""
-    matrix = hessian.matrix if isinstance(hessian, Hessian) else hessian
+def _multiplied(hessian: object, vectors: np.ndarray, graph: Any, where: str) -> np.ndarray:
+    """Products of a given Hessian. Raises DataError if it is none, or one of another structure."""
+    if isinstance(hessian, Hessian):
+        own, structure = hessian.atoms, to_atoms(graph)
+        if own.numbers.tolist() != structure.numbers.tolist() or not np.allclose(
+            own.positions, structure.positions, rtol=0.0, atol=_SAME
+        ):
+            raise DataError(
+                f"{where}: a Hessian of {own.get_chemical_formula()} at other positions or with its atoms in "
+                "another order; wanted the results of mq.hessian in the order of the structures"
+            )
+        hessian = hessian.matrix
     size = vectors[0].size
     try:
-        array = np.asarray(matrix, dtype=np.float64)
+        array = np.asarray(hessian.detach().cpu() if isinstance(hessian, torch.Tensor) else hessian)
+        if array.dtype.kind not in "fiuO":
+            raise TypeError
+        array = array.astype(np.float64)
     except (TypeError, ValueError):
         raise DataError(
             f"{where}: a Hessian that is {type(hessian).__name__}; wanted an array of numbers, shape "

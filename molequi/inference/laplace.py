@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def laplace(
         as many as the last layer has weights make it exact.
     structures : int, >= 10
         Largest number of structures taken from each part, by chance. Each takes a backward pass for every
-        weight of the last layer, if the model has derivatives.
+        weight of the last layer, if the model has derivatives. For the distances of
+        `molequi.environments`, some structures with elements that these lack are taken from `train` too.
     seed : int
         Seed of this choice and of the random directions.
     progress : bool
@@ -120,7 +122,9 @@ def laplace(
     _, first = next(evaluation_batches(used, train[:1], (), None))
     check_linear(used, first)
     rng = np.random.default_rng(seed)
+    everything = train
     train, valid = (_chosen(part, structures, rng) for part in (train, valid))
+    rare = _rare(everything, train)
     noise = _squared_errors(used, valid)
     roots: dict[str, Tensor] = {}
     scales: dict[str, float] = {}
@@ -132,11 +136,13 @@ def laplace(
             bar.advance()
     known = None
     if "forces" in used.quantities:
-        known = fit_environments(_environments(used, train), _environments(used, valid))
+        atoms = chain.from_iterable(_environments(used, part) for part in (train, *rare))
+        known = fit_environments(atoms, _environments(used, valid))
     found = LaplaceEnsemble(trained, roots, scales, directions, known)
     record: dict[str, Any] = {"train": len(train), "valid": len(valid), "seed": seed}
-    if known is not None:
-        record["distance"] = _usual_distance(found, valid)
+    level = None if known is None else _usual_distance(found, valid)
+    if level is not None:
+        record["distance"] = level
     record["scores"] = {n: one.kept(rng) for n, one in scores_of(found, valid, scaled=True).items()}
     found.metadata = dict(getattr(used, "metadata", None) or {}) | {"laplace": record}
     return found
@@ -148,20 +154,36 @@ def _chosen(data: Dataset, most: int, rng: np.random.Generator) -> Dataset:
     return data[np.sort(rng.choice(len(data), most, replace=False)).tolist()]
 
 
+def _rare(data: Dataset, chosen: Dataset) -> list[Dataset]:
+    """Structures with elements that the chosen ones lack, at most `_FEWEST` for each element."""
+    known, rows = set(chosen.graphs.z.unique().tolist()), dict[int, list[int]]()
+    for block in data.graphs.blocks() if len(chosen) < len(data) else ():
+        part = data.graphs.select(block)
+        z, owners = part.z.numpy(), np.repeat(np.asarray(block), part.counts)
+        for number in set(np.unique(z).tolist()) - known:
+            own = rows.setdefault(number, [])
+            own += np.unique(owners[z == number])[: _FEWEST - len(own)].tolist()
+    found = sorted({row for own in rows.values() for row in own})
+    return [data[found]] if found else []
+
+
 def _environments(model: Model, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     for _, graph in evaluation_batches(model, data, (), None):
         yield environment_features(model, graph), graph.z
 
 
-def _usual_distance(model: LaplaceEnsemble, data: Dataset) -> float:
-    """The quantile USUAL of the largest distance in each structure, of those with elements that are known."""
+def _usual_distance(model: LaplaceEnsemble, data: Dataset) -> float | None:
+    """The quantile USUAL of the largest distance in each structure, of those with elements that are known.
+
+    None if there are none.
+    """
     largest = [
         max(part.tolist())
         for _, graph in evaluation_batches(model, data, (), None)
         for part in model.distances(graph).split(graph.counts.tolist())
     ]
     finite = [value for value in largest if np.isfinite(value)]
-    return float(np.quantile(finite, USUAL)) if finite else 0.0
+    return float(np.quantile(finite, USUAL)) if finite else None
 
 
 def _squared_errors(model: Model, data: Dataset) -> dict[str, float]:
@@ -172,7 +194,14 @@ def _squared_errors(model: Model, data: Dataset) -> dict[str, float]:
             if block.labelled(name):
                 error = found.values[name].astype(np.float64) - block.values(name).numpy()
                 sums.setdefault(name, []).append((error / (block.counts if per_atom(q) else 1.0)).ravel())
-    means = {name: float(np.nanmean(np.concatenate(parts) ** 2)) for name, parts in sums.items()}
+    errors = {name: np.concatenate(parts) for name, parts in sums.items()}
+    nothing = [name for name, own in errors.items() if np.isnan(own).all()]
+    if nothing:
+        raise ConfigError(
+            f"laplace: the predictions of {', '.join(nothing)} for the validation data are not finite; "
+            "wanted a trained model, as mq.fit returns it"
+        )
+    means = {name: float(np.nanmean(own**2)) for name, own in errors.items()}
     missing = [name for name in model.heads if name not in means]
     if missing:
         raise ConfigError(

@@ -221,7 +221,7 @@ class Watch:
         reason : str
             Why the simulation ended, for ``info["reason"]``.
         """
-        good = [f for f in self._frames if np.isfinite(f.info["uncertainty"]) and is_possible(f)]
+        good = [f for f in self._frames if not np.isnan(f.info["uncertainty"]) and is_possible(f)]
         if len(good) > self.guard.frames:
             plain = [_bare(frame) for frame in good]
             chosen = select(self.calculator.model, plain, self.guard.frames, progress=False)
@@ -263,7 +263,8 @@ def _limit(guard: Guard, calculator: Calculator) -> float:
     if known is None or not isinstance(level, (int, float)):
         raise ConfigError(
             "limits={'guard': 'auto'} compares environments with the training data that "
-            "mq.laplace(model, train, valid) keeps, and this model has none; make it again with mq.laplace, "
-            "or give a standard deviation in eV/Å, such as limits={'guard': 0.3}"
+            "mq.laplace(model, train, valid) keeps, and this model has none; make it again with mq.laplace "
+            "and validation structures of the elements of the training, or give a standard deviation in "
+            "eV/Å, such as limits={'guard': 0.3}"
         )
     return _FACTOR * float(level)

@@ -81,17 +81,30 @@ def wavenumbers(calculator):
     return np.array(found)
 
 
+def longer(seed, epochs, directions, share):
+    """Epochs that take the time of "products"; share is the structures of "plain" over those of this training."""
+    spent = {
+        r["variant"]: r["seconds"]
+        for r in rows()
+        if r["seed"] == seed and r["epochs"] == epochs and r["directions"] in (0, directions)
+    }
+    missing = [name for name in ("plain", "products") if name not in spent]
+    if missing:
+        raise SystemExit(
+            f"{OUT}: no row of {' and '.join(missing)} with seed {seed}, {epochs} epochs and {directions} "
+            "directions, whose time is needed; measure them first: --variants plain products …"
+        )
+    return round(epochs * spent["products"] / spent["plain"] * share)
+
+
 def measure(given):
     parts = frames(given.directions)
     wanted = wavenumbers("gfn2-xtb")
     for seed, name in itertools.product(given.seeds, given.variants):
         epochs, batch = given.epochs, given.batch
         if name in ("calls", "time"):
-            spent = {
-                r["variant"]: r["seconds"] for r in rows() if r["seed"] == seed and r["epochs"] == epochs
-            }
             count = len(parts[name if name in parts else "train"])
-            epochs = round(epochs * spent["products"] / spent["plain"] * len(parts["train"]) / count)
+            epochs = longer(seed, epochs, given.directions, len(parts["train"]) / count)
         directions = {"products": given.directions, "all": 1}.get(name, 0)
         batch *= max(directions, 1)  # as many steps
         model, seconds = train(parts, name, seed, epochs, given.weight, batch)

@@ -8,7 +8,7 @@ from ase.build import molecule
 
 import molequi as mq
 from molequi.cli.program import main
-from molequi.errors import ConfigError, ModelError, SimulationError
+from molequi.errors import ConfigError, ModelError, SimulationError, SimulationWarning
 from molequi.last_layer import LaplaceEnsemble
 from molequi.simulation.guard import Watch, is_possible
 
@@ -135,16 +135,53 @@ def test_files_of_before_keep_no_environments(trusted, tmp_path):
         old.distances(mq.connect(DATA[0], 3.0))
 
 
-def test_unknown_elements_stop_the_automatic_guard(trusted):
-    """The model knows carbon, and no training structure of this one has any."""
+def waters(count):
+    """Structures of water, and labels as those of `DATA` have it."""
     water = mq.from_atoms([molecule("H2O")])[0].replace(
         targets={"energy": DATA[0].targets["energy"], "forces": DATA[0].targets["forces"][:3]}
     )
-    waters = mq.Dataset([water.replace(pos=water.pos * (1 + 0.01 * k)) for k in range(20)])
-    of_water = mq.laplace(model(), waters[:8], waters[8:], progress=False)
+    return [water.replace(pos=water.pos * (1 + 0.005 * k)) for k in range(count)]
+
+
+def ethanols(count):
+    keep = ("energy", "forces")
+    return [g.replace(targets={name: g.targets[name] for name in keep}) for g in DATA[:count]]
+
+
+def test_unknown_elements_stop_the_automatic_guard_and_are_labelled(tmp_path):
+    """The model knows carbon, and no training structure of this one has any."""
+    known = mq.Dataset(waters(20))
+    of_water = mq.laplace(model(), known[:8], known[8:], progress=False)
     watch = Watch(mq.Guard(), mq.Calculator(of_water), None)
     assert watch.look(molecule("H2O"), 0, 0.0) == ""
     assert "atom 0 (C) is unlike those of the training data: its distance is inf" in watch.look(START, 4, 0.0)
+    with pytest.raises(SimulationError, match="its distance is inf.*The guard chose 1 frames to label"):
+        run(of_water, guard="auto", out=tmp_path)
+    (frame,) = ase.io.read(tmp_path / "to_label.xyz", ":")
+    assert frame.info["uncertainty"] == np.inf and np.array_equal(frame.numbers, START.numbers)
+
+
+@pytest.mark.parametrize("guard", ["auto", 1e3])
+def test_energies_below_those_of_the_training_are_told_under_a_guard_too(trusted, tmp_path, guard):
+    """The record of them is in the file, which the trained model inside comes from."""
+    saved = mq.load(mq.save(trusted, tmp_path / "sure.safetensors"))
+    saved.metadata["lowest_energy"] = 100.0
+    with pytest.warns(SimulationWarning, match="below that of every training structure"):
+        run(saved, guard=guard, steps=1)
+
+
+def test_elements_of_few_training_structures_are_known():
+    """Structures are taken by chance, and none of those has carbon."""
+    train = mq.Dataset([*waters(60), *ethanols(1)])
+    sure = mq.laplace(model(), train, mq.Dataset(waters(80)[60:]), structures=10, progress=False)
+    assert sure.environments.elements.tolist() == [1, 6, 8] and sure.metadata["laplace"]["train"] == 10
+    assert torch.isfinite(sure.distances(mq.connect(DATA[0], 3.0))).all()
+
+
+def test_validation_data_of_other_elements_give_no_threshold():
+    sure = mq.laplace(model(), mq.Dataset(waters(10)), mq.Dataset(ethanols(10)), progress=False)
+    with pytest.raises(ConfigError, match="and validation structures of the elements of the training"):
+        run(sure, guard="auto")
 
 
 def test_frames_that_nobody_can_label_are_left_out(trusted):
@@ -162,6 +199,12 @@ def test_messages():
         match="guard: the calculator gives no standard deviation of the forces; wanted an Ensemble",
     ):
         run(model(), guard=0.3)
+    broken = model()
+    torch.nn.init.constant_(next(broken.parameters()), float("nan"))
+    with pytest.raises(
+        ConfigError, match="the predictions of energy, forces for the validation data are not"
+    ):
+        mq.laplace(broken, DATA[:20], DATA[20:40], progress=False)
     with pytest.raises(ConfigError, match="md.limits.guard"):
         run(model(), guard={"max_std": -1.0})
     with pytest.raises(ConfigError, match="md.limits.guard.every"):

@@ -6,12 +6,13 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
+from ase.io import write
 
 import molequi as mq
 from molequi.errors import ConfigError, DataError, DataWarning, ModelError
 from molequi.models import BACKBONES
 from molequi.nn.norms import LayerNorm
-from molequi.quantities import KNOWN
+from molequi.quantities import KNOWN, Quantity
 
 QUIET = {"logging": {"progress": False}}
 LOSS = {"energy": 1, "forces": 10, "hessian_products": 0.1}
@@ -80,6 +81,21 @@ def test_structures_without_directions_take_no_second_pass(monkeypatch):
     found["hessian_products"].sum().backward()
     made(graph)
     assert len(passes) == 3
+
+
+def test_without_directions_derivatives_have_the_shape_and_the_nan_of_others():
+    """Of a dipole, too, which a periodic structure does not have."""
+    slope = Quantity(name="slope", rank=1, unit="e", gradient_of="dipole", wrt="displacement")
+    product = Quantity(name="product", per="node", rank=2, unit="e/Å", gradient_of="slope", wrt="positions")
+    made = mq.Model(mq.PaiNN(elements=["H", "O"], cutoff=4.0, channels=4, layers=1), ["dipole"])
+    made = made.predicting([*made.quantities.values(), slope, product]).double()
+    frames = [molecule("H2O"), Atoms("OH", [[0, 0, 0], [0, 0, 1.0]], cell=[8.0] * 3, pbc=True)]
+    graph = mq.collate([mq.connect(graph, made.cutoff) for graph in mq.from_atoms(frames)])
+    still, moved = (
+        made(graph.replace(hessian_vectors=torch.full_like(graph.pos, size)))["product"] for size in (0, 1)
+    )
+    assert still.shape == moved.shape == (5, 3, 3)
+    assert not still[:3].any() and torch.equal(still.isnan(), moved.isnan()) and still[3:].isnan().all()
 
 
 @pytest.mark.parametrize("name", sorted({*BACKBONES} - {"PointHierarchy"}))
@@ -178,7 +194,8 @@ def test_labels_of_calculators_and_hessians():
         mq.add_hessian_products(data, exact).values("hessian_products"),
     )
     results = mq.hessian(Springs(), data, step=1e-4)
-    for same in (np.stack(exact), np.stack(cubes), results):
+    tensors = torch.from_numpy(np.stack(exact)).requires_grad_()
+    for same in (np.stack(exact), np.stack(cubes), results, tensors, list(tensors)):
         again = mq.add_hessian_products(data, same, directions=2, seed=5)
         assert torch.equal(again.values("hessian_products"), given.values("hessian_products"))
     few = mq.add_hessian_products(data, Springs(), structures=2)
@@ -205,6 +222,25 @@ def test_single_atoms_have_no_products():
         mq.add_hessian_products(mq.from_atoms([atom]), Springs())
 
 
+def test_structures_without_label_go_through_files(tmp_path):
+    atom = Atoms("O", calculator=Springs())
+    atom.get_forces()
+    few = mq.add_hessian_products(mq.from_atoms([atom]) + waters(3), Springs(), structures=2)
+    write(tmp_path / "few.xyz", [mq.to_atoms(graph) for graph in few])
+    mq.write_npz(few, tmp_path / "few.npz")
+    with pytest.raises(DataError, match=r"no 'hessian_products'.*say partial=\['hessian_products'\]"):
+        mq.read_extxyz(tmp_path / "few.xyz")
+    for back in (
+        mq.read_extxyz(tmp_path / "few.xyz", partial=["hessian_products"]),
+        mq.read_npz(tmp_path / "few.npz"),
+    ):
+        assert back.known("hessian_products").tolist() == [False, True, False, True]
+        wanted = few.values("hessian_products")
+        assert torch.allclose(back.values("hessian_products"), wanted, atol=1e-7, equal_nan=True)
+        for one, other in zip(back, few):
+            assert torch.allclose(one.hessian_vectors, other.hessian_vectors, atol=1e-7)
+
+
 def test_wrong_labels_are_named():
     data = waters(2)
     with pytest.warns(DataWarning, match="the forces of Springs differ from the labels by"):
@@ -214,6 +250,9 @@ def test_wrong_labels_are_named():
         (np.eye(9), {}, r"an array of shape \(9, 9\); wanted .* One Hessian alone is \[hessian\]"),
         (np.stack([np.eye(9)] * 3), {}, "3 Hessians for 2 structures"),
         (["a", "b"], {}, r"a Hessian that is str; wanted an array of numbers, shape \(9, 9\)"),
+        (np.stack([np.eye(9) + 1j] * 2), {}, "a Hessian that is ndarray; wanted an array of numbers"),
+        (mq.hessian(Springs(), data[0]), {}, r"one result of mq.hessian; wanted .* alone is \[hessian\]"),
+        (mq.hessian(Springs(), data)[::-1], {}, "0: a Hessian of H2O at other positions"),
         ([np.eye(6)] * 2, {}, r"a Hessian of shape \(6, 6\) for 3 atoms; wanted \(9, 9\) or"),
         ([np.full((9, 9), np.nan)] * 2, {}, "not finite"),
         ([np.triu(np.ones((9, 9)))] * 2, {}, "a Hessian is symmetric"),
