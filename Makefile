@@ -31,8 +31,9 @@ demo: environment
 	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
 	@echo "Report: runs/demo/report.html; pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
-# Tests of one file share what is slow to make (compiled programs, trained models), so one process runs each file.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 25 --durations-min 5 --junitxml build/tests.xml
+# Tests of one file share what is slow to make (compiled programs, trained models), so one process runs each file. The order is that of
+# tests/conftest.py: pytest-xdist would begin with the files of many tests, and end with one that takes minutes.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5 --junitxml build/tests.xml
 
 test: environment
 	$(PYTEST)

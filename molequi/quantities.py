@@ -387,14 +387,15 @@ def as_label(item: Quantity) -> Quantity:
 def stored_quantity(entry: Mapping[str, Any]) -> Quantity:
     """A quantity of a model file.
 
-    Earlier files have derivatives by the electric field without their factor, which was 1.
+    Earlier files have vectors that are derivatives by the electric field without their factor, which was 1.
 
     Parameters
     ----------
     entry : mapping of str to object
         Arguments of `Quantity`.
     """
-    if entry.get("wrt") == "electric_field" and entry.get("gradient_of") and entry.get("factor") is None:
+    by_field = entry.get("wrt") == "electric_field" and entry.get("gradient_of")
+    if by_field and entry.get("rank") == 1 and entry.get("factor") is None:
         entry = {**entry, "factor": 1.0}
     return Quantity(**entry)
 

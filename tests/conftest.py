@@ -17,8 +17,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks first: one process runs them for minutes, while the others run the rest."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    """The files that take minutes first: one process runs each, while the others run the rest."""
+    slow = [
+        "test_accelerate.py",
+        "test_notebooks.py",
+        "test_all_models.py",
+        "test_ranks.py",
+        "test_workers.py",
+    ]
+    place = {name: number for number, name in enumerate(slow)}
+    items.sort(key=lambda item: place.get(item.path.name, len(slow)))
 
 
 @pytest.fixture(scope="session")

@@ -326,7 +326,9 @@ def check_engines(
 
     Examples
     --------
+    >>> import torch
     >>> import molequi as mq
+    >>> _ = torch.manual_seed(0)
     >>> model = mq.Model(mq.PaiNN(elements=["H", "O"], channels=8, layers=1, cutoff=3.0))
     >>> check_engines(model, engines=["ase"]).passed
     True
