@@ -34,7 +34,7 @@ __DRIVER_CLASS__ = "IPIDriver"
 ANGSTROM, ELECTRONVOLT = 1.8897261, 0.036749326
 _NEAR = 0.3  # Å: up to here from the start structure, the order of the atoms can be compared
 _HEADER = 12  # bytes of a message
-# Where i-PI makes Unix sockets, on every machine: the default of its option --sockets_prefix.
+# Part of i-PI's protocol, the same on every machine: the default of its option --sockets_prefix.
 _UNIX_PREFIX = "/tmp/ipi_"
 _WAIT = 0.2  # s between two trials to connect
 

@@ -27,8 +27,10 @@ class LammpsFix:
 
     Parameters
     ----------
-    lmp, model, elements, fix, **options
-        As there.
+    lmp : lammps.lammps
+        An instance with a box and atoms.
+    model, elements, fix, **options
+        As of `molequi.engines.lammps`.
 
     Attributes
     ----------

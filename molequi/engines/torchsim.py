@@ -27,7 +27,7 @@ class TorchSimModel(ModelInterface):
     Parameters
     ----------
     model, compute_stress, memory_scales_with, **options
-        As there.
+        As of `molequi.engines.torch_sim`.
     """
 
     def __init__(

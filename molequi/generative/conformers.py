@@ -122,9 +122,16 @@ def conformer_quality(
     Raises
     ------
     DataError
-        If samples and references have no molecule in common.
+        If `samples` are no result of `molequi.sample`, and if samples and references have no molecule in
+        common.
     """
     from rdkit import rdBase
+
+    if getattr(samples, "mols", None) is None:
+        raise DataError(
+            f"samples: found {type(samples).__name__} without molecular graphs; wanted conformers, as "
+            "mq.sample(model, references, each=…) returns them"
+        )
 
     with rdBase.BlockLogs():
         own: dict[str, list[Any]] = {}

@@ -25,9 +25,9 @@ class Velocity(Vector):
         w_i = Σ_c φ_c(h_i) v_ic,    u_i = P w_i / (√(1 + ‖w_i‖²/R²) (1 - t + ε)).
 
     The network predicts how far the nodes still have to go, and the quotient turns that into a velocity:
-    close to the end a small displacement means a large one. R bounds this way, so that one structure that
-    is unlike all others, in a network whose features grow without bound, ends no training. P subtracts the
-    mean over each graph, so that the center stays where it is. The time t is the first column of
+    close to the end a small displacement means a large one. R bounds the length of w_i, since the features
+    of a network can grow without bound: one structure unlike all others would end a training. P subtracts
+    the mean over each graph, so that the center stays where it is. The time t is the first column of
     ``Graph.x``, as `molequi.generative.paths` writes it.
 
     Parameters

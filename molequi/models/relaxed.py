@@ -65,6 +65,8 @@ class RelaxedEGNN(_Relaxed, EGNN):
         Number of Bessel functions, above 0; without a cutoff it has no meaning.
     attention : bool
         Whether each message has a learned weight between 0 and 1.
+    normalize : bool
+        Whether the invariants of a node are kept from growing from layer to layer, see `EGNN`.
     gates : sequence of three float
         Initial values of the gates a, b and c of all layers. c = 0 is strictly equivariant, (1, 0, 0)
         invariant.
@@ -108,6 +110,7 @@ class RelaxedEGNN(_Relaxed, EGNN):
         layers: Layers = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
+        normalize: bool = False,
         gates: Gates = GATES,
         dim: Annotated[int, Gt(0)] = 3,
     ) -> None:
@@ -121,6 +124,7 @@ class RelaxedEGNN(_Relaxed, EGNN):
             layers=layers,
             radial=radial,
             attention=attention,
+            normalize=normalize,
         )
         self.dim = dim
         for layer in self.layers:

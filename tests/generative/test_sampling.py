@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from ase.build import molecule
 
 import molequi as mq
 from molequi.errors import ConfigError, DataError
-from molequi.generative import Guidance, read_samples, samples, sampling
+from molequi.generative import Guidance, conformer_quality, read_samples, samples, sampling
 from molequi.generative.flow import Flow
 from molequi.generative.integrate import Sampler
 from molequi.generative.stereo import graph_of, graphs_of
@@ -293,6 +294,10 @@ def test_missing_and_empty_files_are_named(molecules, chiral, tmp_path, capsys):
         mq.sample(chiral[1], [])
     with pytest.raises(ConfigError, match="these are samples of 'molecules'; conformers alone"):
         mq.sample(molecules, 1, steps=1, progress=False).compared(chiral[0])
+    with pytest.raises(
+        DataError, match=r"samples: found list without molecular graphs; wanted conformers, as mq.sample"
+    ):
+        conformer_quality([molecule("H2O")], chiral[0])
     model, out = tmp_path / "m.safetensors", tmp_path / "a.sdf"
     mq.save(molecules, model)
     words = ["sample", str(model), "2", "--out", str(out), "--quality", "--known", str(tmp_path / "no.smi")]

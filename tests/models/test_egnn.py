@@ -35,3 +35,13 @@ def test_it_is_equivariant_has_the_same_weights_and_is_kept(tmp_path):
     graph = mq.connect(ETHANOL, 5.0)
     assert torch.equal(again(graph)["energy"], model.eval()(graph)["energy"])
     assert not torch.allclose(mq.Model(plain, ["energy"]).eval()(graph)["energy"], model(graph)["energy"])
+
+
+def test_a_relaxed_network_whose_gates_are_closed_is_the_same():
+    made = backbone(normalize=True)
+    options = dict(elements=["C", "H", "O"], cutoff=5.0, channels=16, layers=6, gates=(1.0, 1.0, 0.0))
+    graph = mq.connect(ETHANOL, 5.0)
+    for normalize in (True, False):
+        relaxed = mq.RelaxedEGNN(**options, normalize=normalize).double()
+        relaxed.load_state_dict(made.state_dict(), strict=False)
+        assert torch.allclose(relaxed(graph).scalars, made(graph).scalars) is normalize
