@@ -86,7 +86,6 @@ class FlowMatching(Options, Hook):
         new = connected(new, run.model).to(device)
         if not flow.self_conditioning or float(torch.rand((), generator=generator)) < 0.5:
             return new
-        with torch.no_grad():
-            out = run.model(new)
+        out = run.model(new, create_graph=False)  # the estimate is an input: no gradient flows through it
         start = None if ends.start is None else ends.start.to(device)
         return inputs_of(flow, new, times_of(new), start=start, estimate=estimate_of(flow, new, out))
