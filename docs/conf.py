@@ -92,6 +92,7 @@ _digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdi
 nb_execution_cache_path = str(BUILD / "pages" / _digest[:12])
 nb_execution_timeout = 300  # of a cell, which takes seconds on a quiet machine
 nb_execution_raise_on_error = True
+nb_execution_show_tb = True  # the log says which cell failed, and why
 nb_output_stderr = "remove"  # progress; page_folder.py makes errors of warnings
 nb_merge_streams = True
 

@@ -61,6 +61,23 @@ def test_each_step_draws_new_points_to_the_same_ends(waters):
     assert torch.allclose(*ends, atol=1e-9)
 
 
+def test_an_estimate_is_an_input_and_no_gradient_flows_through_it(waters):
+    """In the steps with self-conditioning the network reads its own estimate."""
+    data = paths(waters, "molecules")
+    seen = []
+
+    class Seen(mq.Hook):
+        def transform(self, run, batch):
+            seen.append(batch.graph)
+
+    mq.fit(
+        flow_model(data), data[:8], data[8:], epochs=4, batch_size=4, terms=[FlowMatching(), Seen()], logging=QUIET
+    )  # fmt: skip
+    estimates = [graph for graph in seen if bool(graph.vec.any())]
+    assert 0 < len(estimates) < len(seen)
+    assert not any(graph.vec.requires_grad or graph.x.requires_grad for graph in seen)
+
+
 def test_a_training_that_was_interrupted_ends_with_the_same_weights(waters, tmp_path):
     data = paths(waters, "molecules")
 
