@@ -52,7 +52,7 @@ def test_all_engines_pass_all_checks():
     assert found.passed, str(found)
     assert set(found.engines) | set(found.missing) == {"ase", *NAMES}
     applied = [name for name, one in found.engines["ase"].items() if one.value is not None]
-    assert len(applied) == 13  # all but charge and spin
+    assert len(applied) == 14  # all but charge and spin
     assert "tolerance" in str(found) and "<table" in found._repr_html_()
 
 
