@@ -521,6 +521,7 @@ def test_a_driver_compares_distances_and_not_fractions():
     ({"port": 99999}, "port=99999: wanted"),
     ({"port": "31415"}, "port='31415': wanted"),
     ({"port": 1, "sockets_prefix": "mine_"}, "sockets_prefix='mine_': wanted together with unix"),
+    ({"unix": "a", "host": "elsewhere"}, "host='elsewhere', unix='a': a UNIX socket is on this machine"),
     ({"port": 1, "timeout": "a"}, "timeout='a': wanted"),
     ({"port": 1, "timeout": float("nan")}, "timeout=nan: wanted"),
 ])  # fmt: skip
