@@ -163,6 +163,8 @@ def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
     before = dict(getattr(model, "metadata", None) or {})
     before.pop("reading", None)
     now, past = domain_of(data), before.pop("trained_on", None)
+    if model.backbone.reads(FIELD):
+        now.setdefault(FIELD, 0.0)  # said, unlike in files of earlier versions
     kept: dict[str, Any] = {"trained_on": now}
     if past is not None:
         kept = {"trained_on": union([past, now])}
@@ -181,7 +183,8 @@ class DomainCheck:
     ----------
     model : Model or Ensemble
         The model. If it does not say what it was trained on, nothing is found. If its training data did not
-        all state a total charge or a spin, only charges other than 0 and spins other than 1 are.
+        all state a total charge or a spin, only charges other than 0 and spins other than 1 are. Fields are
+        not checked if the record has no entry for them, as in files of earlier versions.
     """
 
     def __init__(self, model: Model | Ensemble) -> None:
@@ -191,7 +194,7 @@ class DomainCheck:
         self._known, self._model = set(model.elements), model
         # A model that reads no field refuses structures in one.
         reads_field = bool(self.record) and model.backbone.reads(FIELD)
-        self._strongest = float(self.record.get(FIELD, 0.0)) if reads_field else math.inf
+        self._strongest = float(self.record.get(FIELD, math.inf)) if reads_field else math.inf
         self._told: set[str] = set()
 
     def sentences(self, structures: Iterable[Seen]) -> list[str]:
@@ -384,7 +387,7 @@ def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None
         The data by part, ``"train"`` among them.
     """
     past = (getattr(model, "metadata", None) or {}).get("trained_on") or {}
-    now = domain_of(parts["train"])
+    now = {FIELD: 0.0} | domain_of(parts["train"])
     for part, data in parts.items():
         if part == "train":
             continue
@@ -402,7 +405,8 @@ def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None
 def _only_there(kind: str, values: Any, trained: Sequence[Mapping[str, Any]]) -> str:
     """What of the domain of a part is in no training data, in words."""
     if kind == FIELD:
-        largest = max(one.get(FIELD, 0.0) for one in trained)
+        # A record of before without the entry: in which fields the model was trained is not known.
+        largest = max(one.get(FIELD, math.inf) for one in trained if one)
         return f"an electric field of {values:g} V/Å" if values > largest * (1 + _ROUNDED) else ""
     known = [value for one in trained for value in one.get(kind, ())]
     new = [value for value in values if value not in known]

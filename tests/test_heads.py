@@ -1,5 +1,7 @@
 """Heads against formulas written out again, the pools, and what they refuse."""
 
+from typing import Annotated, get_args, get_origin, get_type_hints
+
 import pytest
 import torch
 
@@ -11,10 +13,13 @@ from molequi.heads import (
     Classes,
     Dipole,
     DipoleMagnitude,
+    LinearScalar,
+    PhysicalEnergy,
     Position,
     Scalar,
     SpatialExtent,
     Vector,
+    Velocity,
     default_head,
     head_from,
 )
@@ -248,3 +253,30 @@ def test_options_of_heads_come_back_from_their_description():
 def test_what_does_not_fit_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_numbers_out_of_range_are_refused_in_every_head():
+    """Of each head each option that has a range, in Python as in files; values in the range are taken."""
+    tried = 0
+    for kind in HEADS.values():
+        needed = {"LayerReadouts": {"layers": 1}, "LinearScalar": {"item": "energy"}}.get(kind.__name__, {})
+        for name, hint in get_type_hints(kind.__init__, include_extras=True).items():
+            ranges = [one for one in (hint, *get_args(hint)) if get_origin(one) is Annotated]
+            if not ranges:
+                continue
+            tried += 1
+            for wrong in (-1, 0):
+                with pytest.raises(ConfigError, match=rf"{kind.__name__}.{name}: found {wrong}"):
+                    kind(**needed | {name: wrong})
+    assert tried >= 12
+    for call in (
+        lambda: Velocity(floor=0),
+        lambda: Velocity(farthest=-1.0),
+        lambda: Velocity(floor=float("nan")),
+        lambda: LinearScalar("energy", hidden=[8, 0]),
+        lambda: PhysicalEnergy(hidden=0),
+        lambda: PhysicalEnergy(cutoff="12"),
+    ):
+        with pytest.raises(ConfigError, match="found .*; wanted"):
+            call()
+    assert Velocity(farthest=None, floor=1).floor == 1 and LinearScalar("energy", hidden=(8,)).hidden == (8,)

@@ -36,6 +36,7 @@ _NEAR = 0.3  # Å: up to here from the start structure, the order of the atoms c
 _HEADER = 12  # bytes of a message
 # Part of i-PI's protocol, the same on every machine: the default of its option --sockets_prefix.
 _UNIX_PREFIX = "/tmp/ipi_"
+_HOST = "localhost"
 _WAIT = 0.2  # s between two trials to connect
 
 
@@ -161,7 +162,7 @@ def drive(
     model: Model | Ensemble | str | os.PathLike[str],
     structure: Atoms | str | os.PathLike[str],
     *,
-    host: str = "localhost",
+    host: str = _HOST,
     port: int | None = None,
     unix: str | None = None,
     sockets_prefix: str = _UNIX_PREFIX,
@@ -183,7 +184,7 @@ def drive(
     structure : Atoms, str or Path
         A structure with the elements in the order of i-PI's atoms.
     host : str
-        Where i-PI runs.
+        Where i-PI runs, together with `port`.
     port : int, optional
         Its port.
     unix : str, optional
@@ -203,8 +204,8 @@ def drive(
     Raises
     ------
     ConfigError
-        If there is no i-PI, not exactly one of `port` and `unix`, a prefix without `unix`, or a port or
-        timeout that cannot be one.
+        If there is no i-PI, not exactly one of `port` and `unix`, a prefix without `unix`, a host with it,
+        or a port or timeout that cannot be one.
     DataError
         If the connection breaks before i-PI says that it is finished.
     """
@@ -212,6 +213,10 @@ def drive(
         raise ConfigError(f"port={port!r}, unix={unix!r}: wanted one of them, as in i-PI's <ffsocket>")
     if unix is None and sockets_prefix != _UNIX_PREFIX:
         raise ConfigError(f"sockets_prefix={sockets_prefix!r}: wanted together with unix, not with a port")
+    if unix is not None and host != _HOST:
+        raise ConfigError(
+            f"host={host!r}, unix={unix!r}: a UNIX socket is on this machine; leave host out, or give port"
+        )
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536):
         raise ConfigError(f"port={port!r}: wanted a whole number from 1 to 65535")
     if isinstance(timeout, bool) or not (isinstance(timeout, (int, float)) and timeout >= 0):

@@ -4,6 +4,7 @@ All of them integrate by velocity Verlet, so that their trajectories can be comp
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from ase import Atoms, units
+from ase.geometry import wrap_positions
 
 from molequi.engines import adapters
 from molequi.engines.cells import reduced
@@ -46,7 +48,6 @@ class Probe(ABC):
     def __init__(self, model: Model | Ensemble, **options: Any) -> None:
         self.model, self.options = model, options
 
-    @abstractmethod
     def evaluate(self, atoms: Atoms) -> Evaluation:
         """Energy, forces and virial of a structure; NaN for a virial that the engine does not ask for.
 
@@ -54,6 +55,17 @@ class Probe(ABC):
         ----------
         atoms : ase.Atoms
             Periodic in all directions or in none.
+        """
+        return self.follow([atoms])
+
+    @abstractmethod
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        """The last of several structures, all computed in one instance, which keeps its neighbor list.
+
+        Parameters
+        ----------
+        frames : sequence of ase.Atoms
+            The same atoms in the same cell, at other positions.
         """
 
     @abstractmethod
@@ -106,11 +118,15 @@ class ASE(Probe):
         frame.info |= {k: v for k, v in self.options.items() if k in ("charge", "spin") and v is not None}
         return frame
 
-    def evaluate(self, atoms: Atoms) -> Evaluation:
-        frame = self._prepared(atoms)
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        frame = self._prepared(frames[0])
         frame.calc = self._calculator()
+        for one in frames[:-1]:
+            frame.positions = one.positions
+            frame.get_forces()
+        frame.positions = frames[-1].positions
         virial = NOTHING
-        if atoms.pbc.all():
+        if frame.pbc.all():
             virial = -frame.get_stress(voigt=False) * frame.cell.volume
         return Evaluation(float(frame.get_potential_energy()), frame.get_forces(), virial)
 
@@ -161,11 +177,14 @@ class TorchSim(Probe):
 
         return torch_sim.io.atoms_to_state(list(frames), model.device, model.dtype)
 
-    def evaluate(self, atoms: Atoms) -> Evaluation:
-        return (self.batch([atoms]) or [])[0]
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        model = adapters.torch_sim(self.model, **self.options)
+        return [self._values(model, [frame])[0] for frame in frames][-1]
 
     def batch(self, frames: Sequence[Atoms]) -> list[Evaluation] | None:
-        model = adapters.torch_sim(self.model, **self.options)
+        return self._values(adapters.torch_sim(self.model, **self.options), frames)
+
+    def _values(self, model: Any, frames: Sequence[Atoms]) -> list[Evaluation]:
         state = self._state(model, frames)
         out = {name: value.cpu().numpy() for name, value in model(state).items()}
         ends = np.cumsum([len(frame) for frame in frames])[:-1]
@@ -232,9 +251,11 @@ class OpenMM(Probe):
         context.setPositions(made.positions)
         return made, context
 
-    def evaluate(self, atoms: Atoms) -> Evaluation:
-        made, context = self._context(atoms)
-        state = context.getState(energy=True, forces=True)
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        made, context = self._context(frames[0])
+        for frame in frames:
+            context.setPositions(frame.positions @ made.rotation / 10)
+            state = context.getState(energy=True, forces=True)
         kj = units.kJ / units.mol
         forces = state.getForces(asNumpy=True)._value @ made.rotation.T
         return Evaluation(state.getPotentialEnergy()._value * kj, forces * kj / 10, NOTHING)
@@ -272,9 +293,9 @@ class LAMMPS(Probe):
         types = [kinds.index(one) + 1 for one in zip(atoms.numbers.tolist(), atoms.get_masses().tolist())]
         rotation, positions = np.eye(3), atoms.positions
         if atoms.pbc.all():
-            box, rotation = reduced(atoms.cell.array)
+            cell, rotation = reduced(atoms.cell.array)
             positions = positions @ rotation
-            (lx, _, _), (xy, ly, _), (xz, yz, lz) = box
+            (lx, _, _), (xy, ly, _), (xz, yz, lz) = cell
             region = f"prism 0 {lx!r} 0 {ly!r} 0 {lz!r} {xy!r} {xz!r} {yz!r}".replace("np.float64", "")
             region = region.replace("(", "").replace(")", "")
         else:
@@ -282,17 +303,9 @@ class LAMMPS(Probe):
             region = "block " + " ".join(f"{low} {high}" for low, high in ends)
         masses = [f"mass {k + 1} {mass}" for k, (_, mass) in enumerate(kinds)]
         edge = "p p p" if atoms.pbc.all() else "f f f"
-        lmp.commands_list(
-            [
-                "units metal",
-                "atom_style atomic",
-                "atom_modify map array",
-                f"boundary {edge}",
-                "box tilt large",
-            ]
-            + [f"region box {region} units box", f"create_box {len(kinds)} box", *masses, "pair_style none"]
-            + ["comm_modify cutoff 2.0"]
-        )
+        start = ["units metal", "atom_style atomic", "atom_modify map array", f"boundary {edge}"]
+        box = ["box tilt large", f"region box {region} units box", f"create_box {len(kinds)} box"]
+        lmp.commands_list([*start, *box, *masses, "pair_style none", "comm_modify cutoff 2.0"])
         speed = 1e3 * units.fs  # Å/ps in one ASE unit of velocity
         velocities = atoms.get_velocities() @ rotation * speed
         ids = list(range(1, len(atoms) + 1))
@@ -303,7 +316,8 @@ class LAMMPS(Probe):
     def _with_model(self, lmp: Any) -> Any:
         return adapters.lammps(lmp, self.model, self._elements, **self.options)
 
-    def evaluate(self, atoms: Atoms) -> Evaluation:
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        atoms = frames[0]
         lmp, rotation = self._start(atoms)
         fix = self._with_model(lmp)
         names = ("pxx", "pyy", "pzz", "pxy", "pxz", "pyz")
@@ -311,6 +325,12 @@ class LAMMPS(Probe):
         lmp.command("compute molequi_p all pressure NULL virial")
         lmp.command("thermo_modify press molequi_p")
         fix.run(0)
+        for frame in frames[1:]:
+            places = frame.positions @ rotation
+            if atoms.pbc.all():  # else LAMMPS loses those outside of the box
+                places = wrap_positions(places, reduced(atoms.cell.array)[0])
+            lmp.scatter_atoms("x", 1, 3, (ctypes.c_double * places.size)(*places.ravel()))
+            fix.run(0)
         forces = _by_id(lmp, "f") @ rotation.T
         xx, yy, zz, xy, xz, yz = (lmp.get_thermo(name) for name in names)
         pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) * _BAR
@@ -366,15 +386,16 @@ class IPI(Probe):
     def _driver(self, atoms: Atoms) -> Any:
         return IPIDriver(self.model, atoms, **self.options)
 
-    def evaluate(self, atoms: Atoms) -> Evaluation:
-        return self._values([atoms])[0]
+    def follow(self, frames: Sequence[Atoms]) -> Evaluation:
+        driver = self._driver(frames[0])
+        return [self._values(driver, [frame])[0] for frame in frames][-1]
 
     def batch(self, frames: Sequence[Atoms]) -> list[Evaluation] | None:
-        return self._values(frames)
+        return self._values(self._driver(frames[0]), frames)
 
-    def _values(self, frames: Sequence[Atoms]) -> list[Evaluation]:
+    def _values(self, driver: IPIDriver, frames: Sequence[Atoms]) -> list[Evaluation]:
         cells = [frame.cell.array.T * ANGSTROM for frame in frames]
-        answer = self._driver(frames[0])(cells, [frame.positions * ANGSTROM for frame in frames])
+        answer = driver(cells, [frame.positions * ANGSTROM for frame in frames])
         return [
             Evaluation(e / ELECTRONVOLT, f / ELECTRONVOLT * ANGSTROM, w / ELECTRONVOLT)
             for e, f, w, _ in answer

@@ -18,6 +18,7 @@ from molequi.nn.mlp import mlp
 from molequi.ops.constants import Float64Constants
 from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 from molequi.quantities import Quantity, quantity
+from molequi.util.signature import check_call
 
 Pool = Literal["sum", "mean", "attention"]
 KINDS = {
@@ -233,11 +234,12 @@ class Head(Float64Constants, ABC):
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that records its arguments, without the quantity, as `options`."""
+    """A constructor that checks its arguments, and records them without the quantity as `options`."""
     parameters = inspect.signature(init)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.parameters.values())
 
     @functools.wraps(init)
-    def checked(self: Head, *args: Any, **kwargs: Any) -> None:
+    def recording(self: Head, *args: Any, **kwargs: Any) -> None:
         if "options" not in vars(self):  # the constructor of the class itself, not that of a parent
             bound = parameters.bind(self, *args, **kwargs)
             given = dict(list(bound.arguments.items())[1:])
@@ -246,10 +248,15 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
                     given |= given.pop(parameter.name, {})
                 elif parameter.name in given and given[parameter.name] == parameter.default:
                     del given[parameter.name]
-            vars(self)["options"] = {name: value for name, value in given.items() if name != "item"}
+            options = {name: value for name, value in given.items() if name != "item"}
+            if not open_ended:  # else some of the options are those of a parent, which checks them
+                name = type(self).__name__
+                checked = {option: value for option, value in options.items() if option != "pool"}
+                check_call(type(self), checked, where=name, leave_out=("item", "pool"))
+            vars(self)["options"] = options
         init(self, *args, **kwargs)
 
-    return checked
+    return recording
 
 
 def check_output(head: Head, value: object, graph: Graph) -> None:

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -195,7 +196,7 @@ class LinearScalar(Scalar):
         self,
         item: str | Quantity,
         *,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[Annotated[int, Gt(0)]] = (),
         activation: Literal["silu"] | None = None,
         pool: Pool | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from molequi.simulation.dynamics import md
 from molequi.simulation.guard import Guard
 from molequi.simulation.many import Replicas, md_many, relax_many
 from molequi.simulation.options import Barostat, Limits, Thermostat
-from molequi.simulation.relaxation import Relaxation, relax
+from molequi.simulation.relaxation import Relaxation, Relaxations, relax
 from molequi.simulation.results import Drift, Dynamics, drift
 from molequi.simulation.sampling import sample_frames
 from molequi.simulation.statistics import Average, block_average, equilibration
@@ -28,6 +28,7 @@ __all__ = [
     "Guard",
     "Limits",
     "Relaxation",
+    "Relaxations",
     "Replicas",
     "Thermostat",
     "block_average",

@@ -208,7 +208,9 @@ class _Band(NEB):
     def _set(self, numbers: Sequence[int]) -> None:
         for k, (energy, forces) in zip(numbers, self.calculate(numbers)):
             if not (np.isfinite(energy) and np.isfinite(forces).all()):
-                raise SimulationError(f"image {k} of the band: its energy or a force is not finite")
+                raise SimulationError(
+                    f"{_name(k, len(self.images))} of the band: its energy or a force is not finite"
+                )
             image = self.images[k]
             image.calc = SinglePointCalculator(image, energy=energy, forces=forces)
 
@@ -236,7 +238,7 @@ def _check_inputs(calculator: Calculator, frames: Sequence[Atoms]) -> None:
     for k, own in enumerate(given):
         if own != given[0]:
             raise ConfigError(
-                f"image {k} has {own or 'no charge, spin or field'}, image 0 "
+                f"{_name(k, len(given))} has {own or 'no charge, spin or field'}, the first structure "
                 f"{given[0] or 'no charge, spin or field'}; wanted the same of all"
             )
     if missing := [n for n in ("charge", "spin") if n in used and n not in given[0]]:
@@ -258,6 +260,11 @@ def _one_by_one(calculator: BaseCalculator, frames: Sequence[Atoms]) -> Callable
     return calculate
 
 
+def _name(k: int, number: int) -> str:
+    """What an image is called in messages: the ends are the structures that the caller gave."""
+    return {0: "the first structure", number - 1: "the last structure"}.get(k, f"image {k}")
+
+
 def _held(atoms: Atoms) -> list[str]:
     """The constraints, as far as ASE can write them down."""
     return [repr(one.todict()) for one in atoms.constraints if hasattr(one, "todict")]
@@ -269,16 +276,19 @@ def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
         raise ConfigError("images: wanted a start and an end, [start, end], or more images of a path")
     frames = [read_structure(one) for one in images]
     for k, frame in enumerate(frames):
+        name = _name(k, len(frames))
         if len(frame) != len(frames[0]) or (frame.numbers != frames[0].numbers).any():
             raise ConfigError(
-                f"image {k} is {frame.get_chemical_formula()} and image 0 "
+                f"{name} is {frame.get_chemical_formula()} and the first structure "
                 f"{frames[0].get_chemical_formula()}, or the order of their atoms differs; wanted the same "
                 "atoms in the same order"
             )
         if not np.allclose(frame.cell.array, frames[0].cell.array) or (frame.pbc != frames[0].pbc).any():
-            raise ConfigError(f"image {k} has another cell or pbc than image 0; wanted the same cell of all")
+            raise ConfigError(
+                f"{name} has another cell or pbc than the first one; wanted the same cell of all"
+            )
         if _held(frame) != _held(frames[0]):
-            raise ConfigError(f"image {k} has other constraints than image 0; wanted the same of all")
+            raise ConfigError(f"{name} has other constraints than the first one; wanted the same of all")
     if len(frames) > 2:
         return frames
     if not isinstance(number, int) or isinstance(number, bool) or number < 3:

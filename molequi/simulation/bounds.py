@@ -31,7 +31,7 @@ class Bounds:
     max_std: float | None = None
 
     def violation(self, atoms: Atoms) -> str:
-        """What is out of bounds, in words; an empty string if nothing is.
+        """Which force, energy or temperature is out of bounds, in words; an empty string if none is.
 
         Parameters
         ----------
@@ -55,6 +55,16 @@ class Bounds:
                 f"the temperature is {heat:.0f} K, more than {self.max_temperature:.0f}; fastest is "
                 f"{_named(atoms, k)}"
             )
+        return ""
+
+    def uncertainty(self, atoms: Atoms) -> str:
+        """Which force is too uncertain, in words; an empty string if none is.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            A frame with a calculator.
+        """
         std = None if self.max_std is None else forces_std(atoms.calc)
         if std is not None and self.max_std is not None and not (std <= self.max_std).all():
             k = int(std.argmax())

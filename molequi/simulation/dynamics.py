@@ -331,7 +331,7 @@ class Simulation:
         """Raise SimulationError if the guard stops the simulation."""
         problem = "" if self.watch is None else self.watch.look(self.atoms, self.step, self.time)
         if problem:
-            raise self.files.explosion(last_good, self.step - 1, f"step {self.step}: {problem}")
+            raise self.files.explosion(last_good, self.step - 1, f"step {self.step}: {problem}", unknown=True)
 
     def summary(self) -> str:
         """Temperature, energy and speed, for a progress bar."""

@@ -27,6 +27,12 @@ from molequi.util.locks import check_unused, is_ours, lock_folder
 from molequi.util.state_files import differences
 
 FILES = ("trajectory.xyz", "log.csv", "last.xyz")
+# What to do if a simulation cannot go on: after its steps, and where the model does not know the forces.
+_ADVICE = {
+    "md": "Use a shorter time step, or train on such structures",
+    "relax": "Begin at another structure, or train on such structures",
+}
+_UNKNOWN = "Train on such structures, or stay nearer to the training data, at a lower temperature"
 # Columns of the log and settings of the state that an earlier version wrote under other names.
 _RENAMED_COLUMNS = {"forces_spread": "forces_std"}
 _RENAMED_SETTINGS = {
@@ -267,11 +273,13 @@ class SimulationFiles:
         last_good : ase.Atoms, optional
             The frame before; None if there is none.
         """
-        violation = bounds.violation(atoms)
-        if violation:
-            raise self.explosion(last_good, step - 1, f"step {step}: {violation}")
+        for violation, unknown in ((bounds.violation(atoms), False), (bounds.uncertainty(atoms), True)):
+            if violation:
+                raise self.explosion(last_good, step - 1, f"step {step}: {violation}", unknown=unknown)
 
-    def explosion(self, last_good: Atoms | None, step: int, what: str) -> SimulationError:
+    def explosion(
+        self, last_good: Atoms | None, step: int, what: str, *, unknown: bool = False
+    ) -> SimulationError:
         """The error of a simulation that cannot go on; the last good frame is written to ``last.xyz``.
 
         Parameters
@@ -282,6 +290,8 @@ class SimulationFiles:
             Its step.
         what : str
             What happened.
+        unknown : bool
+            The model does not know the forces there: it is not the step that is too long.
         """
         if last_good is None:
             error = SimulationError(
@@ -290,10 +300,8 @@ class SimulationFiles:
         else:
             self.save_last_frame(last_good, step)
             kept = "`last_good` of this error" if self.out is None else self.out / "last.xyz"
-            error = SimulationError(
-                f"{what}. The last good frame, of step {step}, is {kept}. Use a shorter time step, or train "
-                "on such structures"
-            )
+            advice = _UNKNOWN if unknown else _ADVICE[self.settings["what"]]
+            error = SimulationError(f"{what}. The last good frame, of step {step}, is {kept}. {advice}")
         error.last_good = last_good
         return error
 

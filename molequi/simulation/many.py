@@ -28,7 +28,7 @@ from molequi.simulation.inputs import (
 )
 from molequi.simulation.integrators import Settings
 from molequi.simulation.options import Limits
-from molequi.simulation.relaxation import Relaxation, relax
+from molequi.simulation.relaxation import Relaxation, Relaxations, relax
 from molequi.simulation.results import AVERAGED, Dynamics
 from molequi.simulation.statistics import Average
 from molequi.util.html import html_heading, html_table, html_text
@@ -307,7 +307,7 @@ def relax_many(
     every: int = 1,
     resume: Literal["auto", "restart"] = "auto",
     progress: bool = True,
-) -> list[Relaxation]:
+) -> Relaxations:
     """Relax many structures at once; a model calculates them in one batch.
 
     Each relaxation is the one of `molequi.relax`, up to round-off. Structures that have converged leave the
@@ -328,8 +328,8 @@ def relax_many(
 
     Returns
     -------
-    list of Relaxation
-        One for each structure.
+    Relaxations
+        A sequence with one `Relaxation` for each structure, in their order.
 
     Raises
     ------
@@ -388,7 +388,7 @@ def relax_many(
         bar.update(len(done))
     if received:
         stop_process(received)
-    return _unless_failed(results, names, out)
+    return Relaxations(tuple(_unless_failed(results, names, out)), names)
 
 
 def _run(

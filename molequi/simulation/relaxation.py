@@ -1,9 +1,10 @@
 """Relaxation of positions and lattices by ASE's LBFGS."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -28,10 +29,13 @@ from molequi.simulation.inputs import (
     structure_digest,
 )
 from molequi.simulation.known import energy_note
-from molequi.util.html import html_text
+from molequi.util.html import html_heading, html_table, html_text
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.signature import check_keywords
+from molequi.util.tables import text_table
+
+_HEAD = ("structure", "formula", "converged", "steps", "energy (eV)", "largest force (eV/Å)")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,66 @@ class Relaxation:
 
     def _repr_html_(self) -> str:
         return html_text(str(self))
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Relaxations(Sequence[Relaxation]):
+    """Result of `relax_many`: the relaxations, in the order of the structures. Printed, a table.
+
+    Parameters
+    ----------
+    runs : tuple of Relaxation
+        The result of each structure.
+    names : tuple of str
+        Their names, which are those of their folders: "0", "1", …
+    """
+
+    runs: tuple[Relaxation, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.runs[index]
+
+    def __iter__(self) -> Iterator[Relaxation]:
+        return iter(self.runs)
+
+    @property
+    def converged(self) -> bool:
+        """Whether all have converged."""
+        return all(run.converged for run in self.runs)
+
+    def _rows(self) -> list[list[str]]:
+        return [
+            [
+                name,
+                run.atoms.get_chemical_formula(),
+                "yes" if run.converged else "NO",
+                str(run.steps),
+                f"{run.energy:.6f}",
+                f"{run.fmax:.2e}",
+            ]
+            for name, run in zip(self.names, self.runs)
+        ]
+
+    def _title(self) -> str:
+        return f"{sum(run.converged for run in self.runs)} of {len(self.runs)} relaxations converged"
+
+    def _note(self) -> str:
+        notes = {name: run.unknown for name, run in zip(self.names, self.runs) if run.unknown}
+        return f"note: {', '.join(notes)}: {next(iter(notes.values()))}" if notes else ""
+
+    def __str__(self) -> str:
+        table = text_table(_HEAD, self._rows(), left=(0, 1))
+        return "\n".join(filter(None, [self._title(), *table, self._note()]))
+
+    def _repr_html_(self) -> str:
+        note = html_text(self._note()) if self._note() else ""
+        return html_heading(self._title()) + html_table(_HEAD, self._rows(), left=(0, 1)) + note
 
     __repr__ = __str__
 

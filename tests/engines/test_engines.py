@@ -52,7 +52,7 @@ def test_all_engines_pass_all_checks():
     assert found.passed, str(found)
     assert set(found.engines) | set(found.missing) == {"ase", *NAMES}
     applied = [name for name, one in found.engines["ase"].items() if one.value is not None]
-    assert len(applied) == 13  # all but charge and spin
+    assert len(applied) == 14  # all but charge and spin
     assert "tolerance" in str(found) and "<table" in found._repr_html_()
 
 
@@ -521,6 +521,7 @@ def test_a_driver_compares_distances_and_not_fractions():
     ({"port": 99999}, "port=99999: wanted"),
     ({"port": "31415"}, "port='31415': wanted"),
     ({"port": 1, "sockets_prefix": "mine_"}, "sockets_prefix='mine_': wanted together with unix"),
+    ({"unix": "a", "host": "elsewhere"}, "host='elsewhere', unix='a': a UNIX socket is on this machine"),
     ({"port": 1, "timeout": "a"}, "timeout='a': wanted"),
     ({"port": 1, "timeout": float("nan")}, "timeout=nan: wanted"),
 ])  # fmt: skip

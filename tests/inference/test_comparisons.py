@@ -181,6 +181,16 @@ def test_errors_against_seconds():
     assert [line.get_linestyle() for line in axis.lines] == ["-", "-", ":", ":"]
 
 
+def test_networks_of_a_kind_differ_without_colour(monkeypatch):
+    names = [f"Free {k}" for k in range(4)]
+    monkeypatch.setattr(f"{__name__}.KINDS", KINDS | dict.fromkeys(names, "unconstrained"))
+    found = comparison(*(trial(name, 0.02 + 0.01 * k) for k, name in enumerate(("Strict", *names))))
+    (axis,) = plotting.comparison(found).axes
+    looks = [(str(line._unscaled_dash_pattern), line.get_marker()) for line in axis.lines]
+    assert len({marker for _, marker in looks}) == 5
+    assert len({dashes for dashes, _ in looks[1:4]}) == 3 and looks[0][0] == "(0, None)"
+
+
 def test_files_hold_everything():
     found = comparison(*pairs(0.02, 0.05, other=0.1), left_out={"Relaxed": "it needs a cutoff"})
     again = Comparison.from_json(found.to_json())

@@ -245,3 +245,19 @@ def test_a_field_that_grows_is_named_once_and_parts_are_compared():
     assert tuned.metadata["trained_on"]["electric_field"] == pytest.approx(0.2)
     again = fit(tuned, made(charge=0.0), made(charge=0.0, start=10), **QUIET).model
     assert again.metadata["trained_on"]["electric_field"] == pytest.approx(0.2)
+
+
+def test_files_without_an_entry_for_fields_make_no_claim_about_them(tmp_path):
+    inputs = {"charge": True, "electric_field": True}
+    model = trained(in_field(0.0), in_field(0.0, start=10), **inputs)
+    assert model.metadata["trained_on"]["electric_field"] == 0.0
+    assert told(lambda: predict(model, in_field(0.3), progress=False))  # the control
+    old = load(save(model, tmp_path / "m.safetensors"))
+    del old.metadata["trained_on"]["electric_field"]  # as earlier versions wrote them
+    assert not told(lambda: predict(old, in_field(0.3), progress=False))
+    tuned = fit(old, in_field(0.2), in_field(0.3, start=10), **QUIET).model  # no warning of the parts
+    assert "electric_field" not in tuned.metadata["trained_on"]
+    assert "electric_field" not in Ensemble([model, old]).metadata["trained_on"]
+    known = trained(in_field(0.1), in_field(0.1, start=10), **inputs)
+    assert Ensemble([model, known]).metadata["trained_on"]["electric_field"] == 0.0
+    assert Ensemble([known, known]).metadata["trained_on"]["electric_field"] == pytest.approx(0.1)

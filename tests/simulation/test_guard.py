@@ -10,6 +10,7 @@ import molequi as mq
 from molequi.cli.program import main
 from molequi.errors import ConfigError, ModelError, SimulationError, SimulationWarning
 from molequi.last_layer import LaplaceEnsemble
+from molequi.simulation.files import SimulationFiles
 from molequi.simulation.guard import Watch, is_possible
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
@@ -272,3 +273,23 @@ def test_the_log_keeps_its_columns_if_a_guard_is_added_or_left_out(trusted, tmp_
         assert np.isfinite(found.history["forces_std"]).tolist() == [True, True, False]
     again = mq.md(crystal, of, ensemble="nvt", steps=40, out=tmp_path, progress=False, **more)
     assert np.array_equal(again.history["volume"], found.history["volume"])
+
+
+def test_the_advice_fits_the_reason(trusted):
+    """A shorter time step changes nothing where the model does not know the forces."""
+    for limits in ({"guard": {"max_std": 1e-9, "every": 1}}, {"max_std": 1e-9}):
+        with pytest.raises(SimulationError, match="is uncertain") as found:
+            mq.md(START, trusted, steps=9, limits=limits, progress=False)
+        assert "time step" not in str(found.value)
+    begin = START.copy()
+    simulation = mq.md(begin, trusted, steps=1, limits={"guard": 1e3}, progress=False)
+    files = SimulationFiles(None, {"what": "md"}, "auto")
+    unsure = str(files.explosion(simulation.atoms, 1, "x", unknown=True))
+    assert unsure.endswith(
+        "Train on such structures, or stay nearer to the training data, at a lower temperature"
+    )
+    assert str(files.explosion(simulation.atoms, 1, "x")).endswith(
+        "Use a shorter time step, or train on such structures"
+    )
+    relaxing = SimulationFiles(None, {"what": "relax"}, "auto").explosion(simulation.atoms, 1, "x")
+    assert "time step" not in str(relaxing) and "Begin at another structure" in str(relaxing)

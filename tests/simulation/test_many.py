@@ -213,6 +213,9 @@ def test_relaxations_in_one_batch(model, tmp_path):
     assert sizes[0] == 3 and sorted(sizes, reverse=True) == sizes  # who has converged leaves the batch
     assert len(sizes) < sum(run.steps for run in alone)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2"}
+    assert found[-1] is list(found)[2] and len(found[:2]) == len(found) - 1 == 2 and found.converged
+    assert str(found).startswith("3 of 3 relaxations converged") and len(str(found).splitlines()) >= 5
+    assert str(found[0].steps) in str(found) and "<table" in found._repr_html_()
     write(tmp_path / "all.xyz", frames)
     from_file = relax_many(tmp_path / "all.xyz", model, fmax=0.035, **QUIET)
     assert [run.steps for run in from_file] == [run.steps for run in found]
