@@ -2,7 +2,7 @@
 
 Each function needs the package of its engine, and takes the options of `Evaluator`: ``level``, ``charge``,
 ``spin``, ``device``, ``dtype``, ``skin`` and ``accelerate``. `molequi.check_engines` runs the same checks
-through all that are installed.
+through all that are installed. openmmml finds molequi as ``MLPotential("molequi", modelPath=…)``.
 """
 
 from molequi.engines.adapters import lammps, openmm_force, openmm_system, start_lammps, torch_sim

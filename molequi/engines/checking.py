@@ -269,7 +269,7 @@ def check_engines(
     spin: float | None = None,
     device: str = "auto",
 ) -> EngineReport:
-    """Run the same checks through every installed engine: ASE, torch-sim, OpenMM, i-PI and LAMMPS.
+    """Run the same checks through every installed engine: ASE, torch-sim, OpenMM, openmmml, i-PI and LAMMPS.
 
     Each engine computes with the model in float64, and its numbers are compared with the model itself:
     energies, forces, virials, trajectories. Forces and virials are also compared with finite differences of

@@ -240,10 +240,13 @@ class OpenMM(Probe):
 
     name = package = extra = "openmm"
 
+    def _made(self, atoms: Atoms) -> Any:
+        return adapters.openmm_system(atoms, self.model, **self.options)
+
     def _context(self, atoms: Atoms, timestep: float = 1.0) -> tuple[Any, Any]:
         import openmm
 
-        made = adapters.openmm_system(atoms, self.model, **self.options)
+        made = self._made(atoms)
         verlet = openmm.CustomIntegrator(timestep * 1e-3)
         for name, value in (("v", "v+0.5*dt*f/m"), ("x", "x+dt*v"), ("v", "v+0.5*dt*f/m")):
             verlet.addComputePerDof(name, value)
@@ -279,6 +282,17 @@ class OpenMM(Probe):
                 context.getIntegrator().step(1)
         end = context.getState(positions=True).getPositions(asNumpy=True)._value * 10
         return np.array(energies), end @ made.rotation.T
+
+
+class OpenMMML(OpenMM):
+    """OpenMM, with a System that openmmml makes."""
+
+    name = package = extra = "openmmml"
+
+    def _made(self, atoms: Atoms) -> Any:
+        from molequi.engines.openmmml import system_of
+
+        return system_of(atoms, self.model, **self.options)
 
 
 class LAMMPS(Probe):
@@ -493,4 +507,4 @@ def _ipi_input(atoms: Atoms, model: Path, timestep: float, options: dict[str, An
 </simulation>"""
 
 
-PROBES: tuple[type[Probe], ...] = (ASE, TorchSim, OpenMM, IPI, LAMMPS)
+PROBES: tuple[type[Probe], ...] = (ASE, TorchSim, OpenMM, OpenMMML, IPI, LAMMPS)

