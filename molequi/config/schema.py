@@ -48,6 +48,8 @@ are given.
 **start_from** is a trained model: ``start_from: runs/first``. It says ``backbone`` and ``predict``, which are
 left out then, and ``train.finetune`` says how it is trained further, see `molequi.config.start`.
 
+Models of networks in place of structures have the same sections, see `molequi.config.networks`.
+
 Objects of your own (backbones, heads, readers, losses, quantities, hooks) are handed over to `molequi.run` by
 the names that the file uses.
 """
