@@ -1,6 +1,6 @@
 """PointHierarchy and the pooling of clouds."""
 
-import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -234,7 +234,7 @@ def test_errors():
 
 def test_clusters_are_compiled_exactly(monkeypatch):
     """Without machine code, for other sizes, too; the comparison with the plain model is that of `accelerate`."""
-    monkeypatch.setattr(sys.modules["molequi.accelerate"], "BACKEND", lambda traced, inputs: traced)
+    monkeypatch.setattr(import_module("molequi.accelerate"), "BACKEND", lambda traced, inputs: traced)
     model = small([KIND, PART], channels=8, levels=2, pooling="clusters", clusters=5).double().eval()
     batches = [collate([mq.connect(cloud(k, n), None, 8) for k in range(b)]) for n, b in ((30, 3), (22, 1))]
     plain = [model(batch) for batch in batches]
