@@ -37,7 +37,7 @@ from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call, with_floats
 from molequi.weights import LabelledNetworks, WeightModel, fit, load, save
-from molequi.weights.labelled import READERS
+from molequi.weights.files import READERS
 from molequi.weights.results import NetworkResult, errors_of, read_errors
 
 _OF_RUN = ("out", "resume")  # options of the section train that are none of `fit`

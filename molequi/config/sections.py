@@ -13,7 +13,7 @@ from molequi.config.start import SECTION
 from molequi.config.terms import TERMS
 from molequi.datasets import shipped_like
 from molequi.errors import ConfigError, MolequiError
-from molequi.weights.labelled import READERS as NETWORK_READERS
+from molequi.weights.files import READERS as NETWORK_READERS
 
 SECTIONS = ("data", "backbone", "predict", "train")
 OPTIONAL = ("pretrain", SECTION, *TERMS)

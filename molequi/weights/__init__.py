@@ -7,8 +7,8 @@ networks.
 from molequi.weights.alignment import Aligned, align
 from molequi.weights.architecture import ACTIVATIONS, Architecture, Sine
 from molequi.weights.audit import audit
-from molequi.weights.files import load, save
-from molequi.weights.labelled import LabelledNetworks, fitted_digits, read_networks
+from molequi.weights.files import load, read_networks, save
+from molequi.weights.labelled import LabelledNetworks, fitted_digits
 from molequi.weights.layers import (
     EquivariantLinear,
     PermutationLayer,

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from molequi.checkpoint import digest
 from molequi.errors import CheckpointError, ModelError, MolequiError
 from molequi.util.files import write_atomically
+from molequi.util.signature import check_keywords
 from molequi.weights.architecture import Architecture
-from molequi.weights.labelled import LabelledNetworks
+from molequi.weights.labelled import LabelledNetworks, fitted_digits
 from molequi.weights.model import WeightModel
 from molequi.weights.networks import Networks
 
@@ -126,6 +127,32 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(
             f"{path}: its description cannot be built ({error}); use an earlier copy"
         ) from error
+
+
+@check_keywords()
+def read_networks(path: str | os.PathLike[str]) -> LabelledNetworks:
+    """Read networks with labels from a file that `molequi.weights.save` wrote; in run files ``networks``.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, or is a file of something else.
+    """
+    found = load(path)
+    if not isinstance(found, LabelledNetworks):
+        raise CheckpointError(
+            f"{path}: found {type(found).__name__} without labels; write both with "
+            'weights.save(LabelledNetworks(networks, {"kind": labels}), path)'
+        )
+    return found
+
+
+READERS = {"networks": read_networks, "digits": fitted_digits}
 
 
 def _described(architecture: Architecture) -> dict[str, object]:

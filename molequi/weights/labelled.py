@@ -1,6 +1,5 @@
 """Networks with labels: the data of a training from a file."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +8,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from molequi.errors import CheckpointError, DataError, did_you_mean
+from molequi.errors import DataError, did_you_mean
 from molequi.util.html import html_facts
 from molequi.util.optional import require
 from molequi.util.signature import check_keywords
@@ -94,31 +93,6 @@ class LabelledNetworks:
 
 
 @check_keywords()
-def read_networks(path: str | os.PathLike[str]) -> LabelledNetworks:
-    """Read networks with labels from a file that `molequi.weights.save` wrote; in run files ``networks``.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read, or is a file of something else.
-    """
-    from molequi.weights.files import load
-
-    found = load(path)
-    if not isinstance(found, LabelledNetworks):
-        raise CheckpointError(
-            f"{path}: found {type(found).__name__} without labels; write both with "
-            'weights.save(LabelledNetworks(networks, {"kind": labels}), path)'
-        )
-    return found
-
-
-@check_keywords()
 def fitted_digits(
     *,
     pictures: Annotated[int, Gt(0)] | None = None,
@@ -167,6 +141,3 @@ def fitted_digits(
     ]
     labels = {"digit": torch.tensor(data.target[:pictures]).long(), "picture": torch.arange(len(y))}
     return LabelledNetworks(Networks.cat(found), {name: v.repeat(views) for name, v in labels.items()})
-
-
-READERS = {"networks": read_networks, "digits": fitted_digits}
