@@ -106,11 +106,8 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
         )
     members = cast(list[Model], list(model.members)) if isinstance(model, Ensemble) else [model]
     for member in members if on else ():
-        if member.backbone.clouds_alone:
-            raise AccelerateError(
-                f"{type(member.backbone).__name__} chooses points of each cloud on the CPU, which depends on "
-                "the data and cannot be compiled; leave accelerate away"
-            )
+        if member.backbone.not_compiled:
+            raise AccelerateError(f"{type(member.backbone).__name__}: {member.backbone.not_compiled}")
         if "long_range" in member.energy_terms:
             raise AccelerateError(
                 "this model has a long range (long_range), whose sums have a number of terms that depends on "

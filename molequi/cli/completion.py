@@ -64,7 +64,7 @@ def _completed(action: Any, parser: Parser) -> None:
 
 
 def _recipes() -> list[str]:
-    from molequi.config.schema import recipes
+    from molequi.config.sections import recipes
 
     return recipes()
 

@@ -17,7 +17,7 @@ _DATA = ("model", "train", "valid", "test")  # arguments of `fit` that are no op
 
 
 def _recipes(given: argparse.Namespace) -> None:
-    from molequi.config.schema import RECIPES
+    from molequi.config.sections import RECIPES
 
     rows = [_recipe(path) for path in sorted(RECIPES.glob("*.yaml"))]
     print(table_of_cells(("recipe", "purpose", "data", "time"), rows, (12, 60, 34, 30)))

@@ -89,6 +89,7 @@ def _train(given: argparse.Namespace) -> None:
     options = given_flags(given, data_flags())
     out = options.get("out")
     data = is_data(given.config)
+    result: Any
     if data:
         check_words(given)
         with_units(options)

@@ -7,7 +7,8 @@ from molequi.config.automatic import compare, train_file
 from molequi.config.curve import learning_curve
 from molequi.config.report import report
 from molequi.config.run import run
-from molequi.config.schema import build_model, read_config, read_data, recipes
+from molequi.config.schema import build_model, read_config, read_data
+from molequi.config.sections import recipes
 
 __all__ = [
     "build_model",

@@ -17,7 +17,8 @@ from molequi.config.levels import names_of
 from molequi.config.names import Names
 from molequi.config.places import check_published
 from molequi.config.run import new_model
-from molequi.config.schema import find_config, read_config, read_data
+from molequi.config.schema import read_config, read_data
+from molequi.config.sections import find_config
 from molequi.config.start import SECTION
 from molequi.config.train import read_train
 from molequi.config.trainings import as_clock, fingerprint, finished, keep, lengthened, random_order

@@ -14,11 +14,13 @@ import torch
 from molequi.config.inputs import with_inputs
 from molequi.config.levels import run_of_each
 from molequi.config.names import Names
+from molequi.config.networks import check_networks, names_of_networks, run_networks
 from molequi.config.places import check_published
 from molequi.config.pretraining import Pretraining, begin, clear, pretrain
 from molequi.config.report import PAGE, finished_run
-from molequi.config.schema import build_model, find_config, read_config, read_data
-from molequi.config.start import SECTION, start_model
+from molequi.config.schema import build_model, check_config, read_data
+from molequi.config.sections import find_config, of_networks, read_sections
+from molequi.config.start import SECTION, start_model, with_start
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.errors import DataWarning, MolequiError, OtherSettingsError
@@ -39,6 +41,7 @@ from molequi.util.options import as_options
 from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
+from molequi.weights.results import NetworkResult
 
 
 @check_keywords(
@@ -54,7 +57,7 @@ def run(
     losses: Mapping[str, LossFunction] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
     hooks: Mapping[str, type[Hook] | Hook] | None = None,
-) -> Result | EnsembleResult:
+) -> Result | EnsembleResult | NetworkResult:
     """Read data, build a model, train it, measure its errors and draw them, as a YAML file describes.
 
     Parameters
@@ -69,10 +72,11 @@ def run(
 
     Returns
     -------
-    Result or EnsembleResult
-        As `fit` returns it. The folder is ``train.out``, by default ``runs/<name of the file>``. Beside what
-        `fit` writes it has the report page ``report.html`` and the pictures ``parity.png`` and
-        ``learning_curve.png``.
+    Result, EnsembleResult or NetworkResult
+        As `fit` returns it; the last one for a run on networks, see `molequi.config.networks`. The folder is
+        ``train.out``, by default ``runs/<name of the file>``. Beside what `fit` writes it has the report page
+        ``report.html`` and the pictures ``parity.png`` and ``learning_curve.png``; that of a run on networks
+        has the last of these.
 
     Raises
     ------
@@ -87,13 +91,19 @@ def run(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
     )
     with together():
-        settings = read_config(config, overrides, names)
+        settings = read_sections(config, overrides, names, names_of_networks(names))
+        networks = of_networks(settings)
+        if networks:
+            check_networks(settings, names)
+        else:
+            settings = with_start(settings, names)
+            check_config(settings, names)
         if not isinstance(config, Mapping):
             check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
     try:
-        return carry_out(settings, names)
+        return run_networks(settings, names) if networks else carry_out(settings, names)
     except OtherSettingsError as error:
         if isinstance(config, Mapping):
             raise

@@ -48,6 +48,8 @@ are given.
 **start_from** is a trained model: ``start_from: runs/first``. It says ``backbone`` and ``predict``, which are
 left out then, and ``train.finetune`` says how it is trained further, see `molequi.config.start`.
 
+Models of networks in place of structures have the same sections, see `molequi.config.networks`.
+
 Objects of your own (backbones, heads, readers, losses, quantities, hooks) are handed over to `molequi.run` by
 the names that the file uses.
 """
@@ -56,25 +58,22 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from molequi.config.inputs import unused_totals
 from molequi.config.levels import check_alone, joined, names_of, sections_of
 from molequi.config.names import Names
-from molequi.config.overrides import Known, apply_overrides
-from molequi.config.places import register_places
 from molequi.config.plain import as_plain
 from molequi.config.pretraining import read_pretraining
+from molequi.config.sections import NETWORKS, OPTIONAL, SECTIONS, of_networks, read_sections
 from molequi.config.splitting import check_split, split_data, split_options
-from molequi.config.start import SECTION, with_start
-from molequi.config.terms import TERMS, terms_of
+from molequi.config.start import with_start
+from molequi.config.terms import terms_of
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
-from molequi.datasets import shipped_like
-from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
+from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.heads import Head
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, completed, quantity
@@ -86,8 +85,6 @@ from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
-SECTIONS = ("data", "backbone", "predict", "train")
-OPTIONAL = ("pretrain", SECTION, *TERMS)
 # What other programs call the sections.
 OTHER_SECTIONS = {
     **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
@@ -100,7 +97,6 @@ _SKIP = (
 )
 # Options of readers in earlier versions, and what to write now.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {"sdf": {"rejected": _SKIP}, "smiles": {"rejected": _SKIP}}
-RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def read_config(
@@ -130,84 +126,9 @@ def read_config(
         With the path of each key that is unknown, misspelt, of the wrong type, out of range or in
         contradiction to another.
     """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    register_places()
-    where: str | Path = "config"
-    try:
-        if isinstance(config, Mapping):
-            tree = OmegaConf.create(as_plain(config))
-        else:
-            where = find_config(config)
-            tree = OmegaConf.load(where)
-        if not isinstance(tree, DictConfig):
-            raise ConfigError(
-                f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
-                f" {type(OmegaConf.to_container(tree)).__name__}"
-            )
-        recipe = where.stem if isinstance(where, Path) and where.parent == RECIPES else ""
-        if recipe and any(item.startswith((f"{SECTION}=", f"{SECTION}.")) for item in overrides):
-            for section in ("backbone", "predict"):  # those of the model
-                tree.pop(section, None)
-        known = Known((names or Names()).readers, (names or Names()).backbones)
-        apply_overrides(tree, overrides, known, recipe)
-        for part in ("valid", "test"):
-            if isinstance(tree.get("data"), DictConfig) and part in tree.data and tree.data.get(part) is None:
-                del tree.data[part]  # data.test=null leaves out the test of a recipe
-        for section in OPTIONAL:
-            if section in tree and tree.get(section) is None:
-                del tree[section]
-        plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
-        if isinstance(error, MolequiError):
-            raise
-        reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, MolequiError):
-            reason = reason.__context__
-        if reason is not None:  # of ${shipped:…}, which OmegaConf wraps
-            raise ConfigError(f"{where}: {reason}") from reason
-        raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
-    plain = with_start(plain, names or Names())
+    plain = with_start(read_sections(config, overrides, names), names or Names())
     check_config(plain, names)
     return plain
-
-
-def recipes() -> list[str]:
-    """List the names of the recipes in the package.
-
-    Examples
-    --------
-    >>> "demo" in recipes()
-    True
-    """
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def find_config(config: str | os.PathLike[str]) -> Path:
-    """The file of a path or of the name of a recipe.
-
-    Parameters
-    ----------
-    config : path or str
-        A YAML file, or the name of a recipe.
-
-    Raises
-    ------
-    ConfigError
-        If there is neither.
-    """
-    path = Path(config)
-    if path.exists():
-        return path
-    recipe = RECIPES / f"{config}.yaml"
-    if path.name == str(config) and recipe.exists():
-        return recipe
-    raise ConfigError(
-        f"{config}: no such file, and no recipe of this name; recipes: {', '.join(recipes()) or 'none'}"
-        f"{shipped_like(path)}"
-    )
 
 
 def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
@@ -226,6 +147,11 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
         For everything that is wrong in one section, with its path.
     """
     names = names or Names()
+    if of_networks(config):
+        raise ConfigError(
+            f"backbone.{NETWORKS}: reads networks and no structures; only molequi train and molequi.run take "
+            "such a run"
+        )
     if config and not any(name in SECTIONS for name in config):
         raise ConfigError(
             f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}"
@@ -245,7 +171,7 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
     check_alone(config)
     for where, section in sections_of(config["data"]).values():
-        _check_data(section, where, names)
+        check_data(section, where, names)
     options = read_train(config["train"], names)
     with own_random_numbers(torch.device("cpu"), 0):
         model = build_model(config, ["H"], names)
@@ -255,11 +181,22 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
     read_pretraining(config.get("pretrain"), options, model)
 
 
-def _check_data(data: Any, where: str, names: Names) -> None:
-    name, options = _reader(data, where, ("valid", "test"), True, names)
+def check_data(data: Any, where: str, names: Names) -> None:
+    """Raise ConfigError for a section ``data`` that is wrong.
+
+    Parameters
+    ----------
+    data : object
+        The section.
+    where : str
+        Its name, for messages.
+    names : Names
+        The readers.
+    """
+    name, options = reader_of(data, where, ("valid", "test"), names)
     for part in ("valid", "test"):
         if part in data:
-            _reader(data[part], f"{where}.{part}", (), False, names)
+            reader_of(data[part], f"{where}.{part}", (), names)
     split = options.get("split") or {}
     for part in ("valid", "test"):
         if part in data and part in split:
@@ -273,10 +210,27 @@ def _check_data(data: Any, where: str, names: Names) -> None:
         raise ConfigError(f"{where}.{name}.split: found {', '.join(split)}; wanted train too")
 
 
-def _reader(
-    section: Any, where: str, others: Sequence[str], split: bool, names: Names
-) -> tuple[str, dict[str, Any]]:
-    """Name and options of the one reader in a section."""
+def reader_of(section: Any, where: str, others: Sequence[str], names: Names) -> tuple[str, dict[str, Any]]:
+    """Name and options of the one reader in a section.
+
+    Parameters
+    ----------
+    section : object
+        The section.
+    where : str
+        Its name, for messages.
+    others : sequence of str
+        What may stand beside the reader: the parts that have readers of their own, or nothing. Options of the
+        split are allowed where it is not empty.
+    names : Names
+        The readers.
+
+    Raises
+    ------
+    ConfigError
+        With the path of what is wrong.
+    """
+    split = bool(others)
     readers = names.readers
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -343,6 +297,19 @@ def _item(item: Any, where: str, names: Names) -> Quantity | Head:
     )
 
 
+def predicted_items(config: Mapping[str, Any], names: Names) -> list[Quantity | Head]:
+    """The entries of the section ``predict``.
+
+    Parameters
+    ----------
+    config : mapping
+        The sections.
+    names : Names
+        What the names of the file stand for.
+    """
+    return [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
+
+
 def build_model(
     config: Mapping[str, Any], elements: Sequence[str | int], names: Names | None = None
 ) -> Model:
@@ -385,7 +352,7 @@ def build_model(
         )
     options = {"elements": list(elements)} | dict(options or {})
     backbones[name].check_options(options, where=where)
-    predict = [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
+    predict = predicted_items(config, names)
     terms: dict[str, Any] = {**terms_of(config)}
     try:
         return Model(backbones[name](**options), predict, levels=names_of(config.get("data")), **terms)
@@ -425,11 +392,11 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
     predicted = [item.quantity.name if isinstance(item, Head) else item.name for item in items]
     found: dict[str, dict[str, Dataset]] = {}
     for level, (where, section) in sections_of(data).items():
-        name, options = _reader(section, where, ("valid", "test"), True, names)
+        name, options = reader_of(section, where, ("valid", "test"), names)
         parts = split_data(_read(name, options, config, names), options, predicted)
         for part in ("valid", "test"):
             if part in section:
-                own = _reader(section[part], f"{where}.{part}", (), False, names)
+                own = reader_of(section[part], f"{where}.{part}", (), names)
                 parts[part] = _read(*own, config, names)
         found[level] = parts
     return joined(found)

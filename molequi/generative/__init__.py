@@ -10,6 +10,7 @@ from molequi.generative.quality import Quality, quality_of
 from molequi.generative.samples import Samples, read_samples
 from molequi.generative.sampling import sample
 from molequi.generative.strain import Strain, strain_of
+from molequi.generative.unrelaxed import unrelaxed
 
 __all__ = [
     "ConformerQuality",
@@ -29,4 +30,5 @@ __all__ = [
     "read_samples",
     "sample",
     "strain_of",
+    "unrelaxed",
 ]

@@ -1,9 +1,8 @@
 """Data for flow matching: points on the paths between noise and structures, with their velocities."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -24,12 +23,11 @@ from molequi.generative.flow import (
     inputs_of,
     times_of,
 )
+from molequi.generative.unrelaxed import RELAXED, Start, load_molecules, unrelaxed
 from molequi.graph import Graph, collate, separate
 from molequi.neighbors import nearest_images
-from molequi.quantities import SYMBOLS, Quantity
-from molequi.readers.load import load_dataset, reader_of
-from molequi.readers.molecules import read_sdf, read_smiles
-from molequi.readers.mols import read_mols
+from molequi.quantities import SYMBOLS
+from molequi.readers.load import load_dataset
 from molequi.util.signature import check_call, check_keywords
 
 BLOCK = 500  # structures that are joined at once
@@ -219,7 +217,7 @@ def paths(
     graphs, starts = _ends(found, task, relaxed)
     sizes = _sizes(found) if task == "molecules" else {}
     if like is not None:
-        flow = dataclasses.replace(Flow.of(like.reading, "paths.like"), sizes=sizes)
+        flow = replace(Flow.of(like.reading, "paths.like"), sizes=sizes)
         if flow.task != task:
             raise ConfigError(f"paths.like: paths of {flow.task!r}; wanted those of {task!r}")
     else:
@@ -253,9 +251,8 @@ def paths(
 
 def _loaded(data: Any, task: Task, relaxed: str, options: dict[str, Any]) -> Dataset:
     """The structures; of molecules without their labels, and for conformers with their bonds."""
-    reader, _ = reader_of(data)
-    if task == "conformers" and reader in (read_sdf, read_smiles, read_mols):
-        options = {"features": True, **options}
+    if task == "conformers":
+        return load_molecules(data, **options)
     return load_dataset(data, only=(relaxed,) if task == "relaxation" else (), **options)
 
 
@@ -305,6 +302,7 @@ def read_paths(
     part: str | None = None,
     keys: Mapping[str, Any] | None = None,
     relaxed: str = "relaxed",
+    start: Start | None = None,
     scale: Annotated[float, Ge(0)] | None = None,
     self_conditioning: bool = True,
     seed: Seed = 0,
@@ -319,6 +317,8 @@ def read_paths(
         As in `paths`.
     index, part, keys : optional
         As the reader of the file takes them.
+    start : {"distorted", "mmff"}, optional
+        For "relaxation" of a file that has relaxed structures alone: how `unrelaxed` makes the others.
     relaxed, scale, self_conditioning, seed
         As in `paths`.
 
@@ -333,9 +333,15 @@ def read_paths(
     """
     options: dict[str, Any] = {"part": part, "keys": dict(keys) if keys else None}
     options |= {} if index == ":" else {"index": index}
-    if task == "relaxation":
-        options["quantities"] = [Quantity(relaxed, per="node", rank=1, point=True, unit="Å")]
+    if start is not None and task != "relaxation":
+        raise ConfigError(f"paths.start={start!r} has no effect: the task is {task!r}; leave it out")
+    if start is not None and relaxed != RELAXED.name:
+        raise ConfigError(f"paths.relaxed={relaxed!r} has no effect with start={start!r}; leave it out")
+    if task == "relaxation" and start is None:
+        options["quantities"] = [replace(RELAXED, name=relaxed)]
     given = {name: value for name, value in options.items() if value is not None}
+    if start is not None:
+        path, given = unrelaxed(path, start, seed=seed, **given), {}
     return paths(
         path, task, scale=scale, relaxed=relaxed, self_conditioning=self_conditioning, seed=seed, **given
     )

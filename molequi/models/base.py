@@ -65,7 +65,9 @@ class Backbone(nn.Module, ABC):
     full_edges : float
         Share of real edges from which padding (`regular_graphs`) is faster on a CPU. 1: never.
     clouds_alone : bool
-        Whether it is for point clouds alone: it chooses points of whole clouds, and cannot be compiled.
+        Whether it is for point clouds alone: it sees whole clouds.
+    not_compiled : str
+        Why `mq.accelerate` refuses it, and what to do; empty: it does not.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
@@ -109,6 +111,7 @@ class Backbone(nn.Module, ABC):
     smooth_cutoff: bool = False
     full_edges: ClassVar[float] = 1.0
     clouds_alone: ClassVar[bool] = False
+    not_compiled: str = ""
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
     accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")

@@ -66,7 +66,7 @@ class PointHierarchy(Backbone):
     Features have ``"0e"`` of shape (N, channels, 1) and ``"1o"`` of shape (N, channels, D). The axis, if
     there is one, is one more "1o". Time and memory are linear in the number of points, except for the search
     for farthest points. It runs on the CPU, once for each cloud whose positions stay the same, and cannot be
-    compiled.
+    compiled; a network of clusters can.
 
     Examples
     --------
@@ -100,6 +100,12 @@ class PointHierarchy(Backbone):
         super().__init__(elements=elements, cutoff=None, inputs=inputs, k=k, axis=axis)
         self.out = self.channels_with_axis({"0e": channels, "1o": channels})
         self.pooling = pooling
+        if pooling == "farthest":
+            self.not_compiled = (
+                "pooling='farthest' chooses points on the CPU by their positions, and how many edges their "
+                "cloud has depends on the data, so that it cannot be compiled; leave accelerate away, or "
+                "take pooling='clusters', which is compiled"
+            )
         self.embedding = self.node_embedding(channels)
         self.start = linear(inputs.node_vectors, channels) if inputs.node_vectors else None
         fine = 2 + self.num_edge_inputs
@@ -213,7 +219,7 @@ def _coarse_graph(cloud: Graph, coarse: Coarse) -> Graph:
     vec = None if cloud.vec is None or coarse.index is None else cloud.vec.index_select(0, coarse.index)
     return Graph(
         pos=coarse.pos,
-        z=coarse.batch.new_zeros(len(coarse.pos)),
+        z=coarse.batch.new_zeros(coarse.pos.shape[0]),
         batch=coarse.batch,
         num_graphs=cloud.num_graphs,
         vec=vec,

@@ -119,8 +119,8 @@ def relative_lengths(edges: Edges, core: Float[Tensor, "E"] | None = None) -> Fl
         Added to the mean square: without it, the ratio jumps where all lengths vanish.
     """
     square = edges.length.square()
-    count = segment_sum(torch.ones_like(square), edges.receiver, edges.coordination.shape[0])
-    mean = segment_sum(square, edges.receiver, count.shape[0]) / count.clamp(min=1)
+    count = edges.coordination  # envelopes are 1, and 0 for the edges of padding
+    mean = segment_sum(square * edges.envelope, edges.receiver, count.shape[0]) / count.clamp(min=1)
     mean = mean.index_select(0, edges.receiver)
     mean = mean if core is None else mean + core
     there = mean > 0
@@ -269,7 +269,7 @@ class ClusterPool(nn.Module):
         size, dtype = self.clusters, features[0].dtype
         log_assigned = torch.log_softmax(self.assign(features[0]), dim=1)  # log A  (N, K)
         assigned = log_assigned.exp().flatten()  # (N · K,)
-        point = torch.arange(len(pos), device=pos.device).repeat_interleave(size)
+        point = torch.arange(pos.shape[0], device=pos.device)[:, None].expand(-1, size).flatten()
         node = (batch[:, None] * size + torch.arange(size, device=pos.device)).flatten()
         # A / M, which adds up to one for each cluster, also where all A of a cluster underflow
         share = segment_softmax(log_assigned, batch, num_graphs).flatten()
@@ -279,14 +279,16 @@ class ClusterPool(nn.Module):
 
         origin = segment_mean(pos, batch, num_graphs)
         local = pos - origin.index_select(0, batch)  # so that no digits are lost far from the origin
-        owner = torch.arange(num_graphs, device=pos.device).repeat_interleave(size)
+        owner = torch.arange(num_graphs, device=pos.device)[:, None].expand(-1, size).flatten()
         center = mean(local, share.to(pos.dtype))
         extent = segment_mean(local.square().sum(1), batch, num_graphs).to(dtype)  # squared
         pooled = [mix(mean(h, share)) for mix, h in zip(self.mix, features)]
-        first, second = (~torch.eye(size, dtype=torch.bool, device=pos.device)).nonzero().T
+        first = torch.arange(size, device=pos.device)[:, None].expand(-1, size - 1).flatten()
+        second = torch.arange(size * (size - 1), device=pos.device) % max(size - 1, 1)
+        second = second + (second >= first)  # all others
         start = torch.arange(num_graphs, device=pos.device)[:, None] * size
         r, s = (start + first).flatten(), (start + second).flatten()
-        edges = geometry(center[s] - center[r], s, r, len(center), dtype)
+        edges = geometry(center[s] - center[r], s, r, center.shape[0], dtype)
         # Centers may meet, where a direction jumps: there it goes to zero.
         core = 0.01 * extent.index_select(0, owner[r]).clamp(min=1e-22)
         soft = (edges.length.square() + core).sqrt()
@@ -376,14 +378,14 @@ class Unpool(nn.Module):
             The coarse cloud.
         """
         return [
-            coarse.interpolate(up(h), len(old)) + skip(old)
+            coarse.interpolate(up(h), old.shape[0]) + skip(old)
             for up, skip, h, old in zip(self.up, self.skip, features, before)
         ]
 
 
 def _times(h: Float[Tensor, "E ..."], weight: Tensor) -> Float[Tensor, "E ..."]:
     """Rows times weights of shape (E,), or (E, C) for the last axis."""
-    return h * weight.reshape(len(h), *[1] * (h.ndim - weight.ndim), *weight.shape[1:])
+    return h * weight.reshape(h.shape[0], *[1] * (h.ndim - weight.ndim), *weight.shape[1:])
 
 
 Choice = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

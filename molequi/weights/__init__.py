@@ -7,7 +7,8 @@ networks.
 from molequi.weights.alignment import Aligned, align
 from molequi.weights.architecture import ACTIVATIONS, Architecture, Sine
 from molequi.weights.audit import audit
-from molequi.weights.files import load, save
+from molequi.weights.files import load, read_networks, save
+from molequi.weights.labelled import LabelledNetworks, fitted_digits
 from molequi.weights.layers import (
     EquivariantLinear,
     PermutationLayer,
@@ -30,6 +31,7 @@ __all__ = [
     "EquivariantLinear",
     "Fitted",
     "Interrupted",
+    "LabelledNetworks",
     "Networks",
     "NeuralGraph",
     "NeuronGroup",
@@ -44,10 +46,12 @@ __all__ = [
     "balanced",
     "fit",
     "fit_fields",
+    "fitted_digits",
     "grid",
     "load",
     "mlps_of",
     "pack",
+    "read_networks",
     "rescaled",
     "save",
     "spaces_of",

@@ -12,20 +12,24 @@ from safetensors.torch import save_file
 from molequi.checkpoint import digest
 from molequi.errors import CheckpointError, ModelError, MolequiError
 from molequi.util.files import write_atomically
+from molequi.util.signature import check_keywords
 from molequi.weights.architecture import Architecture
+from molequi.weights.labelled import LabelledNetworks, fitted_digits
 from molequi.weights.model import WeightModel
 from molequi.weights.networks import Networks
 
-FORMAT = 1
+FORMAT = 2
+_OF = {"LabelledNetworks": 2}  # the format that is needed to read a kind; 1 for others
 _HEADER = "molequi.weights"
+_LABEL = "label."
 
 
-def save(what: WeightModel | Networks, path: str | os.PathLike[str]) -> Path:
-    """Write a model of weights, or a batch of networks, as one ``.safetensors`` file.
+def save(what: WeightModel | Networks | LabelledNetworks, path: str | os.PathLike[str]) -> Path:
+    """Write a model of weights, or a batch of networks, perhaps with labels, as one ``.safetensors`` file.
 
     Parameters
     ----------
-    what : WeightModel or Networks
+    what : WeightModel, Networks or LabelledNetworks
         What is written.
     path : path
         Ends in ``.safetensors``.
@@ -55,17 +59,21 @@ def save(what: WeightModel | Networks, path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{path}: wanted a name that ends in .safetensors")
     if isinstance(what, WeightModel):
         config, tensors = what.config(), dict(what.state_dict())
-    elif isinstance(what, Networks):
-        config = _described(what.architecture)
-        tensors = {f"weights.{k}": w for k, w in enumerate(what.weights)}
-        tensors |= {f"biases.{k}": b for k, b in enumerate(what.biases)}
+    elif isinstance(what, (Networks, LabelledNetworks)):
+        labels = what.labels if isinstance(what, LabelledNetworks) else {}
+        networks = what.networks if isinstance(what, LabelledNetworks) else what
+        config = _described(networks.architecture)
+        tensors = {f"weights.{k}": w for k, w in enumerate(networks.weights)}
+        tensors |= {f"biases.{k}": b for k, b in enumerate(networks.biases)}
+        tensors |= {f"{_LABEL}{name}": values for name, values in labels.items()}
     else:
         raise ModelError(
-            f"{path}: found {type(what).__name__}; wanted a WeightModel or Networks. For models of "
-            "molecules: mq.save"
+            f"{path}: found {type(what).__name__}; wanted a WeightModel, Networks or LabelledNetworks. For "
+            "models of molecules: mq.save"
         )
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    text = json.dumps({"format": FORMAT, "kind": type(what).__name__, "config": config})
+    kind = type(what).__name__
+    text = json.dumps({"format": _OF.get(kind, 1), "kind": kind, "config": config})
     header = {_HEADER: text, "sha256": digest(text, tensors)}
     try:
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
@@ -84,7 +92,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    WeightModel or Networks
+    WeightModel, Networks or LabelledNetworks
         A model is in evaluation mode, on the CPU.
 
     Raises
@@ -121,6 +129,32 @@ def load(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
+@check_keywords()
+def read_networks(path: str | os.PathLike[str]) -> LabelledNetworks:
+    """Read networks with labels from a file that `molequi.weights.save` wrote; in run files ``networks``.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, or is a file of something else.
+    """
+    found = load(path)
+    if not isinstance(found, LabelledNetworks):
+        raise CheckpointError(
+            f"{path}: found {type(found).__name__} without labels; write both with "
+            'weights.save(LabelledNetworks(networks, {"kind": labels}), path)'
+        )
+    return found
+
+
+READERS = {"networks": read_networks, "digits": fitted_digits}
+
+
 def _described(architecture: Architecture) -> dict[str, object]:
     return {
         "sizes": list(architecture.sizes),
@@ -129,17 +163,22 @@ def _described(architecture: Architecture) -> dict[str, object]:
     }
 
 
-def _built(kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> WeightModel | Networks:
+def _built(
+    kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> WeightModel | Networks | LabelledNetworks:
     architecture = Architecture(
         **{name: config.pop(name) for name in ("sizes", "activation", "activate_last")}
     )
-    if kind == "Networks":
+    if kind in ("Networks", "LabelledNetworks"):
         maps = range(len(architecture.layers))
-        return Networks(
+        networks = Networks(
             architecture,
             tuple(tensors[f"weights.{k}"] for k in maps),
             tuple(tensors[f"biases.{k}"] for k in maps),
         )
+        names = [name for name in tensors if name.startswith(_LABEL)]
+        labels = {name.removeprefix(_LABEL): tensors[name] for name in sorted(names)}
+        return networks if kind == "Networks" else LabelledNetworks(networks, labels)
     model = WeightModel(architecture, **config)
     first = next(value for value in tensors.values() if value.is_floating_point())
     model.to(first.dtype).load_state_dict(tensors)

@@ -67,6 +67,8 @@ class Training(LightningModule):
         Steps, and processor seconds.
     valid : tuple of Networks and Tensor, or None
         Data for validation.
+    each_epoch : callable, optional
+        Called with each row of the history.
     """
 
     def __init__(
@@ -77,10 +79,11 @@ class Training(LightningModule):
         weight_decay: float,
         limits: tuple[int, float | None],
         valid: Part | None,
+        each_epoch: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss, self.lr, self.weight_decay = model, loss, lr, weight_decay
-        self.limits, self.valid = limits, valid
+        self.limits, self.valid, self.each_epoch = limits, valid, each_epoch
         self.history: list[dict[str, float]] = []
         self.losses: list[Tensor] = []
         self.begun = time.process_time()
@@ -124,6 +127,8 @@ class Training(LightningModule):
         if self.valid is not None:
             row |= self._validated(*self.valid)
         self.history.append(row)
+        if self.each_epoch is not None:
+            self.each_epoch(row)
 
     def _validated(self, networks: Networks, targets: Tensor) -> dict[str, float]:
         found = self.model.predict(networks)

@@ -17,7 +17,7 @@ from molequi.util.seeding import own_random_numbers
 from molequi.util.tables import text_table
 from molequi.weights.model import WeightModel
 from molequi.weights.networks import Networks, check_finite
-from molequi.weights.symmetry import NeuronGroup, kind_of
+from molequi.weights.symmetry import Kind, NeuronGroup, kind_of
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -116,10 +116,11 @@ def fit(
     batch_size: int = 64,
     lr: float = 3e-3,
     weight_decay: float = 1e-2,
-    augment: NeuronGroup | None = None,
+    augment: NeuronGroup | Kind | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
     progress: bool = False,
+    each_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Fitted:
     """Train a model of weights (AdamW, one cycle of the learning rate, Lightning's ``Trainer``).
 
@@ -148,7 +149,7 @@ def fit(
         The largest learning rate.
     weight_decay : float
         Of AdamW.
-    augment : NeuronGroup, optional
+    augment : NeuronGroup or its kind, optional
         Networks are transformed by random elements of this group in each step. A model with this symmetry
         gains nothing from it.
     device : str
@@ -157,6 +158,8 @@ def fit(
         Seed of the order of the networks and of the augmentation.
     progress : bool
         Whether to show Lightning's progress bar.
+    each_epoch : callable, optional
+        Called with the row of each epoch when it is over.
 
     Returns
     -------
@@ -193,7 +196,8 @@ def fit(
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"max_seconds={max_seconds}: wanted more than 0, or None for no limit")
     if augment is not None:
-        kind_of(networks.architecture, augment.kind)
+        kind = kind_of(networks.architecture, augment if isinstance(augment, str) else augment.kind)
+        augment = NeuronGroup(networks.architecture.sizes, kind) if isinstance(augment, str) else augment
     function = _loss(model, targets, loss)
     _check_part("training", model, networks, targets, function, targets)
     if valid is not None:
@@ -207,7 +211,7 @@ def fit(
     chosen = as_device(device)
     batches = Batches(networks, targets, batch_size, seed, augment)
     training = Training(
-        model.to(chosen), function, lr, weight_decay, (epochs * len(batches), max_seconds), valid
+        model.to(chosen), function, lr, weight_decay, (epochs * len(batches), max_seconds), valid, each_epoch
     )
     with _quiet(), own_random_numbers(chosen, seed):
         trainer = Trainer(

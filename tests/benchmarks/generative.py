@@ -2,6 +2,7 @@
 
     python tests/benchmarks/generative.py molecules --minutes 150 --out runs/qm9       QM9 of MOLEQUI_DATA
     python tests/benchmarks/generative.py conformers --minutes 60 --out runs/conformers data/molecules.npz
+    python tests/benchmarks/generative.py relaxation --minutes 2 --out runs/relaxation  distorted shipped molecules
     python tests/benchmarks/generative.py measure molecules --out runs/qm9             the tables of a trained model
 
 Minutes are those of the processor, not of the clock: the number of epochs is chosen from the measured time of a step, so that a
@@ -19,8 +20,10 @@ import molequi as mq
 from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
 from molequi.config.schema import build_model, read_config, read_data
-from molequi.generative import FlowMatching, audit_flow
+from molequi.generative import FlowMatching, audit_flow, unrelaxed
 from molequi.generative.stereo import mols_of
+from molequi.generative.unrelaxed import laid_on
+from molequi.util.tables import text_table
 
 STEPS_TIMED = 12
 SAMPLES = 1000
@@ -97,6 +100,8 @@ def measure(task: str, overrides: list[str], out: Path) -> None:
         print(audit_flow(model, 8, orientations=400))
         return
     test = read_data(settings)["test"]
+    if task == "relaxation":
+        return relaxed(model, settings, [int(origin.rsplit(" ", 1)[1]) for origin in test.origins])
     chosen = mq.read_npz(
         mq.shipped("molecules.npz"), index=":", keys=dict.fromkeys(("energy",))
     )[[int(origin.rsplit(" ", 1)[1]) for origin in test.origins[:TESTED]]]  # fmt: skip
@@ -110,12 +115,34 @@ def measure(task: str, overrides: list[str], out: Path) -> None:
     print(audit_flow(model, mols_of(chosen[:4]), orientations=200))
 
 
+def relaxed(model, settings: dict, chosen: list[int]) -> None:
+    """Root mean square deviations of all atoms from the relaxed structures, before and after."""
+    pairs = unrelaxed(mq.shipped("molecules.npz"), settings["data"]["paths"]["start"])[chosen]
+
+    def off(positions) -> torch.Tensor:
+        ends = [g.targets["relaxed"] for g in pairs]
+        return torch.stack(
+            [(laid_on(p, e) - e).square().sum(1).mean().sqrt() for p, e in zip(positions, ends)]
+        )
+
+    before, rows = off([g.pos for g in pairs]), []
+    for steps in (1, 5, 20):
+        begun = time.process_time()
+        after = off([g.pos for g in mq.sample(model, pairs, steps=steps)])
+        seconds = (time.process_time() - begun) / len(pairs)
+        rows.append([str(steps), f"{before.mean():.3f}", f"{after.mean():.3f}", f"{after.median():.3f}"])
+        rows[-1] += [f"{(after > before).double().mean():.1%}", f"{seconds:.4f}"]
+    head = ["steps", "before (Å)", "after", "median after", "farther than before", "processor s each"]
+    print(*text_table(head, rows), sep="\n")
+    print(audit_flow(model, pairs[:4], steps=5))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("molecules", "conformers", "measure"))
-    parser.add_argument("task", nargs="?", choices=("molecules", "conformers"))
+    parser.add_argument("what", choices=("molecules", "conformers", "relaxation", "measure"))
+    parser.add_argument("task", nargs="?", choices=("molecules", "conformers", "relaxation"))
     parser.add_argument("--minutes", type=float, default=150.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", default=[])

@@ -13,7 +13,7 @@ from molequi.cli import main
 from molequi.cli.command import parser_of
 from molequi.cli.completion import SHELLS
 from molequi.cli.program import COMMANDS
-from molequi.config.schema import recipes
+from molequi.config.sections import recipes
 from molequi.heads import HEADS
 from molequi.readers import READERS
 

@@ -12,9 +12,11 @@ import pytest
 import molequi as mq
 from molequi import Hook, Quantity, fit
 from molequi.approximate import TERMS
-from molequi.config import schema as module
+from molequi.config import schema, sections
 from molequi.config.names import Names
-from molequi.config.schema import build_model, read_config, read_data, recipes
+from molequi.config.networks import check_networks, names_of_networks
+from molequi.config.schema import build_model, read_config, read_data
+from molequi.config.sections import of_networks, read_sections, recipes
 from molequi.errors import ConfigError, DataError
 from molequi.heads import Vector
 from molequi.models import BACKBONES
@@ -281,7 +283,7 @@ def test_binary_file_and_missing_file(tmp_path):
 
 
 def test_recipes_are_found_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RECIPES", tmp_path)
+    monkeypatch.setattr(sections, "RECIPES", tmp_path)
     (tmp_path / "mine.yaml").write_text(TEXT)
     assert recipes() == ["mine"] and read_config("mine")["train"]["epochs"] == 500
     with pytest.raises(ConfigError, match="recipes: mine"):
@@ -290,7 +292,11 @@ def test_recipes_are_found_by_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_of_the_package_is_well_formed(name):
-    assert read_config(name)
+    sections = read_sections(name)
+    if of_networks(sections):
+        check_networks(read_sections(name, (), None, names_of_networks(Names())), Names())
+    else:
+        assert read_config(name)
 
 
 def test_objects_of_python_are_taken_too():
@@ -448,7 +454,7 @@ def test_old_options_of_readers_name_the_new_one(reader):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_each_reader_is_described_and_names_the_nearest_option(reader):
-    described = re.search(rf"^- ``{reader}`` \(`molequi\.(\w+)`\): (.*)$", module.__doc__, re.MULTILINE)
+    described = re.search(rf"^- ``{reader}`` \(`molequi\.(\w+)`\): (.*)$", schema.__doc__, re.MULTILINE)
     assert described and getattr(mq, described[1]) is READERS[reader]
     options = re.findall(r"``(\w+)``", described[2])
     assert options and set(options) <= set(inspect.signature(READERS[reader]).parameters)

@@ -1,5 +1,7 @@
 """PointHierarchy and the pooling of clouds."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ from molequi.errors import AccelerateError, ModelError
 from molequi.graph import collate
 from molequi.nn import ClusterPool, FarthestPool, FeatureNorm, Unpool
 from molequi.nn import hierarchy as pooling
+from molequi.nn.hierarchy import relative_lengths
+from molequi.nn.radial import edges_of
+from molequi.regular_graphs import regular
 from molequi.symmetry.groups import random_orthogonal
 
 KIND = mq.Quantity("kind", classes=["ball", "rod", "sheet"])
@@ -219,9 +224,34 @@ def test_errors():
     for extensive in ("energy", "dipole", mq.Quantity("mass", extensive=True)):
         with pytest.raises(ModelError, match="is extensive.*PointHierarchy sees whole clouds.*such as PaiNN"):
             mq.Model(mq.PointHierarchy(elements=["X"]), [KIND, extensive])
-    with pytest.raises(AccelerateError, match="depends on the data and cannot be compiled"):
+    words = (
+        "farthest' chooses points on the CPU by their positions, .*leave accelerate away, or take pooling='cl"
+    )
+    with pytest.raises(AccelerateError, match=words):
         mq.accelerate(model)
     assert mq.accelerate(model, on=False) is model
+
+
+def test_clusters_are_compiled_exactly(monkeypatch):
+    """Without machine code, for other sizes, too; the comparison with the plain model is that of `accelerate`."""
+    monkeypatch.setattr(import_module("molequi.accelerate"), "BACKEND", lambda traced, inputs: traced)
+    model = small([KIND, PART], channels=8, levels=2, pooling="clusters", clusters=5).double().eval()
+    batches = [collate([mq.connect(cloud(k, n), None, 8) for k in range(b)]) for n, b in ((30, 3), (22, 1))]
+    plain = [model(batch) for batch in batches]
+    mq.accelerate(model)
+    for batch, wanted in zip(batches, plain):
+        found = model(batch)
+        assert all((found[name] - wanted[name]).abs().max() < 1e-11 for name in ("kind", "part"))
+    assert model.program.functions
+
+
+def test_edges_of_padding_change_no_relative_length():
+    """Of a regular graph the real edges have the lengths of the plain one."""
+    graph = mq.connect(cloud(n=12), None, 3)
+    padded = regular(graph, degree=5)
+    plain, known = (relative_lengths(edges_of(g, None, torch.float64)) for g in (graph, padded))
+    assert torch.allclose(known[padded.real.flatten()], plain, atol=1e-14)
+    assert not bool(padded.real.all())
 
 
 def test_rotations_of_features_of_any_degree():

@@ -9,7 +9,7 @@ from molequi.config.automatic.asked import Asked, Plan
 from molequi.config.automatic.clouds import plan_clouds
 from molequi.config.automatic.frames import plan_frames
 from molequi.config.automatic.molecules import plan_sdf, plan_table
-from molequi.config.schema import RECIPES, recipes
+from molequi.config.sections import RECIPES, recipes
 from molequi.errors import ConfigError, did_you_mean
 from molequi.readers.files import check_file
 from molequi.readers.molecule_files import CSV, SDF, SMI, suffix

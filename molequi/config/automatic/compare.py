@@ -18,7 +18,8 @@ from molequi.config.candidates import NETWORKS
 from molequi.config.compare import RATES, CompareOptions, carry_out_comparison
 from molequi.config.names import Names
 from molequi.config.places import check_published
-from molequi.config.schema import find_config, read_config
+from molequi.config.schema import read_config
+from molequi.config.sections import find_config
 from molequi.errors import ConfigError
 from molequi.inference.comparisons import Comparison
 from molequi.util.signature import check_call
