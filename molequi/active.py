@@ -19,6 +19,7 @@ from molequi.checkpoint import load, save
 from molequi.data.dataset import Dataset
 from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
 from molequi.inference.evaluate import evaluate
+from molequi.inference.known_energies import too_low
 from molequi.inference.laplace import laplace
 from molequi.inference.selection import By, select
 from molequi.last_layer import LaplaceEnsemble
@@ -28,6 +29,7 @@ from molequi.readers.load import load_dataset
 from molequi.simulation import md
 from molequi.simulation.guard import is_possible
 from molequi.simulation.inputs import as_calculator, check_energy
+from molequi.simulation.known import told_by_caller
 from molequi.simulation.options import Limits
 from molequi.simulation.sampling import name_of
 from molequi.training.fit import fit
@@ -42,7 +44,14 @@ from molequi.util.tables import text_table
 
 _STATE, _MODEL, _LABELS = "active.json", "model.safetensors", "labelled.xyz"
 _LABELLED = ("energy", "forces")
-_HEAD = ("round", "structures", "energy MAE (meV/atom)", "forces MAE (meV/Å)", "simulations stopped")
+_HEAD = (
+    "round",
+    "structures",
+    "energy MAE (meV/atom)",
+    "forces MAE (meV/Å)",
+    "simulations stopped",
+    "energies below the data",
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,10 @@ class ActiveLearning:
     train : Dataset
         All training structures, the new ones last.
     rounds : sequence of mapping
-        Of each training: ``structures``, the errors on the validation data, and how many of the simulations
-        that follow were stopped by the guard.
+        Of each training: ``structures``, the errors on the validation data, how many of the simulations
+        that follow were stopped by the guard (``stopped``), and in how many the energy fell far below that of
+        every training structure (``too_low``), where the model has learnt nothing. `md` warns of the latter;
+        here the frames to label are chosen from them.
     """
 
     model: LaplaceEnsemble
@@ -71,7 +82,10 @@ class ActiveLearning:
                 str(one["structures"]),
                 f"{1e3 * one['energy_mae']:.3g}",
                 f"{1e3 * one['forces_mae']:.3g}",
-                "" if one.get("stopped") is None else f"{one['stopped']} of {one['simulations']}",
+                *(
+                    "" if one.get(name) is None else f"{one[name]} of {one['simulations']}"
+                    for name in ("stopped", "too_low")
+                ),
             ]
             for k, one in enumerate(self.rounds)
         ]
@@ -260,14 +274,14 @@ class _Loop:
         picks = here / "picks.xyz"
         if not picks.exists():
             sure = load(here / _MODEL)
-            frames, stopped = self._simulate(number, sure)
+            frames, counts = self._simulate(number, sure)
             pool = _new(frames, data)
             if not pool:
                 raise SimulationError(
                     f"{here}: no simulation has a frame that is not among the training structures; wanted "
                     "longer ones, starts like the validation data, or a lower temperature"
                 )
-            record |= {"stopped": stopped, "simulations": self.settings["simulations"]}
+            record |= {**counts, "simulations": self.settings["simulations"]}
             few = min(self.settings["n"], len(pool))
             seed = self.settings["seed"] + number
             by = self.settings["by"]
@@ -276,30 +290,35 @@ class _Loop:
         found = self._labelled(picks, here / _LABELS)
         return Dataset([*data, *_as_labelled(from_atoms(found))])
 
-    def _simulate(self, number: int, sure: Any) -> tuple[list[Atoms], int]:
-        """Frames of the simulations of a round, and how many of these were stopped."""
+    def _simulate(self, number: int, sure: Any) -> tuple[list[Atoms], dict[str, int]]:
+        """Frames of the simulations of a round, and how many of these were stopped or had low energies."""
         rng = np.random.default_rng([self.settings["seed"], number])
         frames: list[Atoms] = []
-        stopped = 0
+        stopped = low = 0
         for k in range(self.settings["simulations"]):
             start = to_atoms(self.starts[int(rng.integers(len(self.starts)))].replace(targets={}))
             out = self.folder / f"round{number}" / f"md{k}"
             options: dict[str, Any] = {"out": out, "seed": int(rng.integers(2**31))}
+            extra: list[Atoms] = []
             try:
-                md(start, sure, progress=self.progress, **options, **self._dynamics())
-                frames += _frames(out / "trajectory.xyz")
+                with told_by_caller():
+                    md(start, sure, progress=self.progress, **options, **self._dynamics())
             except SimulationError as error:
                 if not error.to_label:
                     raise
                 stopped += 1
-                frames += [*_frames(out / "trajectory.xyz"), *error.to_label]
+                extra = error.to_label
+            walked = _frames(out / "trajectory.xyz")
+            energies = [frame.get_potential_energy() for frame in walked]
+            low += bool(too_low(sure, start.numbers, energies).any())
+            frames += [*walked, *extra]
         possible = [_plain(frame) for frame in frames if is_possible(frame)]
         if not possible:
             raise SimulationError(
                 f"{self.folder / f'round{number}'}: in all {len(frames)} frames of the simulations atoms are "
                 "closer than in any bond; wanted a lower temperature, or a model trained on more structures"
             )
-        return possible, stopped
+        return possible, {"stopped": stopped, "too_low": low}
 
     def _dynamics(self) -> dict[str, Any]:
         """Arguments of `md`, with a guard."""

@@ -8,12 +8,15 @@ from ase.calculators.morse import MorsePotential
 
 import molequi as mq
 from molequi.active import _new
-from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
+from molequi.errors import (
+    CheckpointError,
+    ConfigError,
+    OtherSettingsError,
+    SimulationError,
+    SimulationWarning,
+)
 
 from .morse_kit import tiny
-
-# Models that are hardly trained: the warning of energies below those of the training data is right.
-pytestmark = pytest.mark.filterwarnings("ignore:from .* ps on, the energy is up to")
 
 
 class Counting(MorsePotential):
@@ -136,3 +139,15 @@ def test_messages(oracle, tmp_path):
     with pytest.raises(ConfigError, match="active_learning.rounds"):
         learn(oracle, tmp_path, rounds=0)
     assert issubclass(Counting, Calculator)
+
+
+def test_energies_below_those_of_the_data_are_in_the_table_and_no_warning(oracle, tmp_path, monkeypatch):
+    """The loop does what the warning advises. A simulation by itself still warns."""
+    monkeypatch.setattr("molequi.inference.known_energies.MARGIN", -1e9)  # all energies are too low
+    found = learn(oracle, tmp_path / "low")
+    assert found.rounds[0]["too_low"] == found.rounds[0]["simulations"] == 2
+    assert "energies below the data" in str(found) and "2 of 2" in str(found)
+    with pytest.warns(SimulationWarning, match="below that of every training structure"):
+        mq.md(mq.to_atoms(frames(oracle, 1, 0)[0]), found.model, steps=1, progress=False)
+    monkeypatch.setattr("molequi.inference.known_energies.MARGIN", 1e9)
+    assert learn(oracle, tmp_path / "high").rounds[0]["too_low"] == 0

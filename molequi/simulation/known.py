@@ -1,13 +1,27 @@
 """Simulations that go where the model has learnt nothing: energies far below those of its training data."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from ase import Atoms
 
 from molequi.errors import SimulationWarning
 from molequi.inference.known_energies import too_low
+
+_TOLD_BY_CALLER: ContextVar[bool] = ContextVar("told_by_caller", default=False)
+
+
+@contextmanager
+def told_by_caller() -> Iterator[None]:
+    """In the block `warn_of_energy` warns of nothing: the caller reports these energies itself."""
+    token = _TOLD_BY_CALLER.set(True)
+    try:
+        yield
+    finally:
+        _TOLD_BY_CALLER.reset(token)
 
 
 def energy_note(
@@ -50,8 +64,10 @@ def warn_of_energy(atoms: Atoms, time: float) -> bool:
     Returns
     -------
     bool
-        Whether a warning was issued.
+        Whether a warning was issued, or is left to the caller.
     """
+    if _TOLD_BY_CALLER.get():
+        return True
     note = energy_note(atoms, [float(atoms.get_potential_energy())], [time])
     if note:
         warnings.warn(note, SimulationWarning, stacklevel=4)
