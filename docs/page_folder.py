@@ -19,7 +19,7 @@ for _path in (_repository / "tests/extensions").glob("own_*.py"):
     (_folder / _path.name).symlink_to(_path)
 os.chdir(_folder)
 
-# The initial weights of models are the same in each build: a page that fails does so for whoever changes it, and not by chance.
+# The same initial weights in each build: a page that fails does so for whoever changes it, not by chance.
 torch.manual_seed(0)
 
 # A page that warns would show a user the wrong way. (PyTorch Geometric asks for progress bars of notebooks.)
