@@ -408,7 +408,8 @@ class Model(ModelFacts):
             A batch of connected structures, see `connect`.
         create_graph : bool, optional
             Keep what is needed to differentiate the outputs, as a loss of forces needs. Otherwise they are
-            detached. The default is ``self.training``.
+            detached. The default is ``self.training``, also under `torch.no_grad`: in training mode pass
+            False for predictions that are not part of a loss.
 
         Returns
         -------
