@@ -67,7 +67,7 @@ class LargeStructures:
     """Keeps all freed memory while structures are large, and returns it afterwards.
 
     A call with a large structure takes seconds, and a third of them without this (9,750 atoms, 330,000 edges,
-    compiled: 0.44 instead of 0.28 ms per atom). The largest memory of the process is the same.
+    compiled: 0.44 instead of 0.28 ms per atom).
     """
 
     _all: ClassVar["weakref.WeakSet[LargeStructures]"] = weakref.WeakSet()  # those at a large structure
