@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import functools
+import gc
 import importlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import torch
 from torch.utils._sympy.functions import FloorDiv, Mod
 
 import molequi as mq
-from molequi.compiled import kept, keys
+from molequi.compiled import kept, keys, machine_code
 from molequi.compiled.costs import Cost, cost_of
 from molequi.compiled.expressions import from_list, to_list
 from molequi.compiled.functions import Sizes
@@ -398,6 +400,42 @@ def test_an_empty_library_is_named_and_removed(monkeypatch, tmp_path):
     ):
         mq.accelerate(model()).eval()(graph())
     assert not library.exists()
+
+
+def test_garbage_is_collected_rarely_while_compiling():
+    before = gc.get_threshold()
+    with pytest.raises(ValueError, match="inside"), machine_code.rare_collections():
+        assert gc.get_threshold()[0] > 10 * before[0]
+        raise ValueError("inside")
+    assert gc.get_threshold() == before
+    gc.set_threshold(0)
+    try:
+        with machine_code.rare_collections():
+            assert gc.get_threshold()[0] == 0  # this process collects nothing
+    finally:
+        gc.set_threshold(*before)
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None or platform.machine() != "x86_64",
+    reason="needs a C++ compiler (Debian: apt-get install g++) for x86_64",
+)
+def test_flags_of_vector_instructions_are_tried_without_headers(monkeypatch):
+    """What the compiler takes is the same as with torch's own program, which includes its headers."""
+    from torch._inductor import codecache
+    from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
+
+    seen, write = [], codecache.write
+    monkeypatch.setattr(
+        codecache, "write", lambda code, *args, **options: seen.append(code) or write(code, *args, **options)
+    )
+    good, bad = VecAVX2(), VecAVX2()
+    bad._arch_flags = "-mno-such-instructions"
+    with machine_code.compiler_folder(), machine_code._in_less_time():
+        assert good.check_build(VecISA._avx_code) and not bad.check_build(VecISA._avx_code)
+        assert not any("#include" in code for code in seen) and len(seen) == 2
+        assert not good.check_build("no C++")  # other programs are compiled as they are
+    assert seen[-1] == "no C++"
 
 
 def test_tables_are_kept_with_their_types():

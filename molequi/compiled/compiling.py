@@ -17,7 +17,14 @@ from molequi.compiled.functions import CompiledFunction, Sizes
 from molequi.compiled.inputs import state_of
 from molequi.compiled.kept import KeptProgram, Shelf, kind_of, shelf_of
 from molequi.compiled.keys import NO_COMPILER
-from molequi.compiled.machine_code import compiler_folder, from_bytes, inductor, libraries, to_bytes
+from molequi.compiled.machine_code import (
+    compiler_folder,
+    from_bytes,
+    inductor,
+    libraries,
+    rare_collections,
+    to_bytes,
+)
 from molequi.compiled.tracing import Backend, trace
 from molequi.compiled.trials import change_weights, with_cluster, with_distinct_sizes
 from molequi.errors import AccelerateError
@@ -148,7 +155,8 @@ def _compiled(trial: _Trial, shelf: Shelf | None, what: str, backend: Backend) -
     started, end = time.monotonic(), "\n"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
     try:
-        function = trace(trial.model, trial.padded, trial.create_graph, backend)
+        with rare_collections():
+            function = trace(trial.model, trial.padded, trial.create_graph, backend)
         error = trial.compare(function)
         seconds = time.monotonic() - started
         end = f" {seconds:.0f} s; differs from the plain model by {error:.1e}\n"

@@ -1,6 +1,8 @@
 """Machine code by the compiler of torch, and how it gets from one process to another."""
 
 import copy
+import functools
+import gc
 import os
 import tempfile
 import threading
@@ -19,6 +21,11 @@ from molequi.compiled.functions import Call
 from molequi.util.cache_folder import not_private
 
 _ONE_AT_A_TIME = threading.RLock()  # the compiler finds its folder in the environment of the process
+# Objects that are allocated between two collections of garbage, and collections between two of older objects.
+_RARELY = (100_000, 50, 1000)
+# What torch compiles to see whether the compiler takes the flags of some vector instructions; its own
+# includes all headers of vectors, for 7 processor seconds in each process.
+_WITH_FLAGS = "alignas(64) float aligned[16] = {0.0f};\n"
 
 
 def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
@@ -60,16 +67,46 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
 
 
 @contextmanager
+def rare_collections() -> Iterator[None]:
+    """Collect garbage rarely inside, since compilers make millions of objects that stay.
+
+    Garbage without cycles is freed at once, as always. A process that collects none keeps that choice.
+    """
+    with _ONE_AT_A_TIME:
+        before = gc.get_threshold()
+        try:
+            if before[0]:
+                gc.set_threshold(*map(max, before, _RARELY))
+            yield
+        finally:
+            gc.set_threshold(*before)
+
+
+@contextmanager
 def _in_less_time() -> Iterator[None]:
     """Let torch compile the same in less time, as far as it has what is changed here.
 
     Indices of loads are expanded in place of `sympy.simplify`, which tries dozens of rules. The vector
-    instructions are written out in the C++ code already, so that -O2 makes code as fast as -O3 does.
+    instructions are written out in the C++ code already, so that -O2 makes code as fast as -O3 does. The
+    rules for types are made once and not for each operation, and the flags of vector instructions are tried
+    without the headers of torch.
     """
-    from torch._inductor import config, cpp_builder, sizevars
+    from torch._inductor import config, cpp_builder, cpu_vec_isa, sizevars
+    from torch._inductor.codegen import common
 
     with ExitStack() as stack:
         stack.enter_context(config.patch({"aot_inductor.enable_line_tables": False}))
+        rules = getattr(common, "DtypePropagationOpsHandler", None)  # a singleton that is filled each time
+        if rules is not None:
+            stack.enter_context(patch.object(common, "DtypePropagationOpsHandler", functools.cache(rules)))
+        kind = cpu_vec_isa.VecISA
+        builds, tried = getattr(kind, "check_build", None), getattr(kind, "_avx_code", None)
+        if builds is not None and tried is not None:
+
+            def with_flags(isa: Any, code: str) -> bool:
+                return cast(bool, builds(isa, _WITH_FLAGS if code == tried else code))
+
+            stack.enter_context(patch.object(kind, "check_build", with_flags))
         if hasattr(sizevars, "sympy"):
             names = {**vars(sympy), "simplify": sympy.expand}
             stack.enter_context(patch.object(sizevars, "sympy", SimpleNamespace(**names)))

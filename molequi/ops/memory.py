@@ -3,20 +3,31 @@
 import ctypes
 import gc
 import sys
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt(3)
+_MALLINFO = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+_KEPT = 2**31 - 1  # bytes of freed memory that are kept between steps
+LARGE = 100_000  # edges of structures from which on steps may need more than that
 
 
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep up to 2 GiB of freed memory for the next step instead of returning it to the system.
+def keep_freed_memory(*, all_of_it: bool = False) -> bool:
+    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
 
     The arrays of a step are freed, and allocated again in the next step. Pages that were returned must then
     be mapped again one by one. For a batch of molecules (900 edges, 64 channels) a training step became
     faster: 93 instead of 104 ms on one thread, 58 instead of 72 ms on two. Energy and forces of 2,100 atoms
     with 70,000 edges, compiled, took 0.23 instead of 0.44 ms per atom.
+
+    Parameters
+    ----------
+    all_of_it : bool
+        Keep all freed memory, for large structures. By default up to 2 GiB are kept; what is more is returned
+        at once.
 
     Returns
     -------
@@ -25,10 +36,60 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
     # Take large blocks from the heap, too. Mapped blocks are never kept, and glibc maps all blocks above 32
-    # MiB.
-    return mallopt is not None and mallopt(_MMAP_MAX, 0) == 1 and mallopt(_TRIM_THRESHOLD, 2**31 - 1) == 1
+    # MiB. A threshold of -1 is the largest size.
+    if mallopt is None or mallopt(_MMAP_MAX, 0) != 1:
+        return False
+    done: bool = mallopt(_TRIM_THRESHOLD, -1 if all_of_it else _KEPT) == 1
+    if done and not all_of_it and _free_bytes(libc) > _KEPT:
+        libc.malloc_trim(ctypes.c_size_t(_KEPT))
+    return done
+
+
+class _MallocInfo(ctypes.Structure):
+    """What glibc's mallinfo2(3) returns."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _MALLINFO.split()]
+
+
+def _free_bytes(libc: ctypes.CDLL) -> int:
+    """Freed memory that the process has kept; 0 if glibc does not tell."""
+    mallinfo = getattr(libc, "mallinfo2", None)  # from glibc 2.33 on
+    if mallinfo is None:
+        return 0
+    mallinfo.restype = _MallocInfo
+    return int(mallinfo().fordblks)
+
+
+class LargeStructures:
+    """Keeps all freed memory while structures are large, and returns it afterwards.
+
+    Without this the pages of a call are mapped anew, which takes longer (9,750 atoms, 330,000 edges,
+    compiled: 0.44 instead of 0.28 ms per atom).
+    """
+
+    _all: ClassVar["weakref.WeakSet[LargeStructures]"] = weakref.WeakSet()  # those at a large structure
+
+    def __init__(self) -> None:
+        weakref.finalize(self, LargeStructures._renew).atexit = False
+
+    def next(self, edges: int) -> None:
+        """Prepare for a structure.
+
+        Parameters
+        ----------
+        edges : int
+            Number of its edges.
+        """
+        if (edges >= LARGE) != (self in self._all):
+            self._all.add(self) if edges >= LARGE else self._all.discard(self)
+            self._renew()
+
+    @classmethod
+    def _renew(cls) -> None:
+        keep_freed_memory(all_of_it=len(cls._all) > 0)
 
 
 class PeakMemory:

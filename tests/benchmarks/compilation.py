@@ -1,6 +1,6 @@
 """Seconds of compilation in a first and in a second process, and of a training step, plain and compiled.
 
-    python tests/benchmarks/compilation.py [--backbones PaiNN NequIP] [--threads 1]
+    python tests/benchmarks/compilation.py [--backbones PaiNN NequIP] [--sizes default] [--threads 1]
 
 Energy and forces of ethanol (`data/ethanol_300K.xyz`), batches of five structures, float32, the sizes of the recipes. Each process is a new one; the
 first finds an empty cache. Processor seconds contain those of the C++ compiler.
@@ -33,7 +33,7 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def measure(name: str, threads: int) -> dict[str, float]:
+def measure(name: str, threads: int, sizes: str) -> dict[str, float]:
     """The numbers of one process."""
     import torch
 
@@ -43,9 +43,8 @@ def measure(name: str, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     data = mq.read_extxyz(DATA, index=":20")
-    model = mq.Model(
-        getattr(mq, name)(elements=data.elements, cutoff=5.0, **SIZES[name]), ["energy", "forces"]
-    )
+    options = SIZES[name] if sizes == "recipes" else {k: v for k, v in SIZES[name].items() if k == "l_out"}
+    model = mq.Model(getattr(mq, name)(elements=data.elements, cutoff=5.0, **options), ["energy", "forces"])
     model.standardize(data.statistics(5.0))
     batches = [collate([mq.connect(data[5 * k + j], 5.0) for j in range(5)]) for k in range(4)]
 
@@ -74,17 +73,19 @@ def main() -> None:
     """Run two processes for each backbone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbones", nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--sizes", choices=["recipes", "default"], default="recipes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", choices=SIZES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(given.measure, given.threads)))
+        print(json.dumps(measure(given.measure, given.threads, given.sizes)))
         return
     for name in given.backbones:
         with tempfile.TemporaryDirectory() as cache:
             for process in ("first", "second"):
                 out = subprocess.run(
-                    [sys.executable, __file__, "--measure", name, "--threads", str(given.threads)],
+                    [sys.executable, __file__, "--measure", name, "--threads", str(given.threads)]
+                    + ["--sizes", given.sizes],
                     env=os.environ | {"MOLEQUI_CACHE": cache},
                     stdout=subprocess.PIPE,
                     check=True,

@@ -1,7 +1,10 @@
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from molequi.ops import memory
 
 LARGE = """
 import resource, torch, molequi as mq
@@ -49,3 +52,68 @@ def test_freed_memory_is_kept(code):
 
     kept, given_back = faults("assert keep_freed_memory()"), faults("")
     assert kept < given_back / 3, (kept, given_back)
+
+
+SIZES = """
+import gc, resource, torch
+from molequi.ops.memory import LARGE, LargeStructures, keep_freed_memory
+keep_freed_memory()
+sizes, other = LargeStructures(), LargeStructures()
+def resident():
+    return resource.getpagesize() * int(open("/proc/self/statm").read().split()[1])
+def step():
+    [torch.ones(2**23) for _ in range(80)]  # 2.5 GiB, more than is kept between small steps
+before = resident()
+step()
+sizes.next({edges})
+step()
+other.next(1)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+held = resident() - before
+{end}
+gc.collect()
+print(faults, held / 2**30, (resident() - before) / 2**30)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc on Linux has this setting")
+@pytest.mark.parametrize("end", ["sizes.next(1)", "del sizes"])
+def test_memory_of_large_structures_is_kept_until_they_are_over(end):
+    """All of it between large structures; afterwards what exceeds 2 GiB goes back to the system."""
+    code = SIZES.format(edges="LARGE", end=end)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    faults, held, after = map(float, out.split())
+    assert faults < 2.5 * 2**30 / 4096 / 10, faults
+    assert held > 2.4 and after < 2.1, (held, after)
+
+
+def test_all_is_kept_as_long_as_one_model_has_large_structures(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda *, all_of_it: asked.append(all_of_it))
+    one, other = memory.LargeStructures(), memory.LargeStructures()
+    for edges in (1, memory.LARGE - 1, memory.LARGE, memory.LARGE + 5):
+        one.next(edges)
+    assert asked == [True]
+    other.next(memory.LARGE)
+    one.next(1)
+    assert asked == [True] * 3
+    del other
+    gc.collect()
+    one.next(1)
+    assert asked[-1] is False
+
+
+def test_what_glibc_is_asked_for(monkeypatch):
+    class Library:
+        asked = []
+
+        def mallopt(self, name, value):
+            self.asked.append((name, value))
+            return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Library())
+    assert memory.keep_freed_memory() and memory.keep_freed_memory(all_of_it=True)
+    assert Library.asked == [(-4, 0), (-1, 2**31 - 1), (-4, 0), (-1, -1)]
