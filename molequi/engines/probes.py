@@ -3,14 +3,10 @@
 All of them integrate by velocity Verlet, so that their trajectories can be compared.
 """
 
-import contextlib
 import ctypes
-import io
-import os
 import tempfile
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,7 +18,8 @@ from ase.geometry import wrap_positions
 from molequi.engines import adapters
 from molequi.engines.cells import reduced
 from molequi.engines.evaluator import Evaluation
-from molequi.engines.ipi_driver import ANGSTROM, ELECTRONVOLT, PATH, IPIDriver
+from molequi.engines.ipi_driver import ANGSTROM, ELECTRONVOLT, IPIDriver
+from molequi.engines.ipi_files import input_file, quiet_folder, start_file
 from molequi.ensemble import Ensemble
 from molequi.interfaces import Calculator
 from molequi.model import Model
@@ -429,12 +426,12 @@ class IPI(Probe):
         else:
             turned.set_cell(np.eye(3) * 100)
         turned.set_velocities(atoms.get_velocities() @ rotation)
-        with _quiet_folder() as folder:
+        with quiet_folder() as folder:
             model = self._saved(folder)
-            (folder / "start.xyz").write_text(_ipi_xyz(turned))
+            (folder / "start.xyz").write_text(start_file(turned))
             turned.write(folder / "template.extxyz", format="extxyz")
             options = {n: v for n, v in self.options.items() if v is not None}
-            sim = InteractiveSimulation(_ipi_input(turned, model, timestep, options))
+            sim = InteractiveSimulation(input_file(turned, model, timestep, options))
             sim.set_structures(turned)
             energies = [self._total(sim)]
             for k in range(steps):
@@ -454,57 +451,6 @@ class IPI(Probe):
     @staticmethod
     def _total(sim: Any) -> float:
         return float(np.sum(sim.properties("potential")) + np.sum(sim.properties("kinetic_md")))
-
-
-@contextlib.contextmanager
-def _quiet_folder() -> Iterator[Path]:
-    """A folder for the files of i-PI, and nothing of what it prints."""
-    with (
-        tempfile.TemporaryDirectory() as name,
-        contextlib.chdir(name),
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # of what i-PI itself uses
-        from ipi.utils.softexit import softexit
-
-        try:
-            yield Path(name)
-        finally:
-            softexit._doloop[0] = False  # ends its thread
-            softexit.reset()  # gives back Ctrl-C
-
-
-def _ipi_xyz(atoms: Atoms) -> str:
-    cell = " ".join(repr(float(x)) for x in atoms.cell.array.T.ravel())
-    lines = [f"{s} {x!r} {y!r} {z!r}" for s, (x, y, z) in zip(atoms.symbols, atoms.positions.tolist())]
-    return "\n".join(
-        [str(len(atoms)), f"# CELL(H): {cell} cell{{angstrom}} positions{{angstrom}}", *lines, ""]
-    )
-
-
-def _ipi_input(atoms: Atoms, model: Path, timestep: float, options: dict[str, Any]) -> str:
-    extra = "".join(f", {name}: {value}" for name, value in options.items())
-    masses = ", ".join(repr(float(m)) for m in atoms.get_masses())
-    return f"""<simulation verbosity='quiet' threading='false'>
-<output prefix='{os.getcwd()}/out'> </output>
-<total_steps>1000000000</total_steps>
-<ffdirect name='molequi' pbc='false'>
-  <pes>custom</pes> <pes_path>{PATH}</pes_path>
-  <parameters>{{model: {model}, template: {model.parent}/template.extxyz{extra}}}</parameters>
-</ffdirect>
-<system>
-  <initialize nbeads='1'>
-    <file mode='xyz'>{model.parent}/start.xyz</file>
-    <masses mode='manual' units='dalton'> [ {masses} ] </masses>
-  </initialize>
-  <forces><force forcefield='molequi'/></forces>
-  <motion mode='dynamics'>
-    <fixcom>False</fixcom>
-    <dynamics mode='nve'><timestep units='femtosecond'>{timestep}</timestep></dynamics>
-  </motion>
-</system>
-</simulation>"""
 
 
 PROBES: tuple[type[Probe], ...] = (ASE, TorchSim, OpenMM, OpenMMML, IPI, LAMMPS)

@@ -93,7 +93,7 @@ def test_a_wrong_unit_inside_i_pi_is_found(monkeypatch, tmp_path):
     assert not left
     text = engines.ipi_path.read_text().replace("0.036749326", "0.0367")
     (tmp_path / "wrong.py").write_text(text)
-    monkeypatch.setattr("molequi.engines.probes.PATH", tmp_path / "wrong.py")
+    monkeypatch.setattr("molequi.engines.ipi_files.PATH", tmp_path / "wrong.py")
     assert not report(monkeypatch, ["trajectory"], ["i-pi"]).passed
 
 
