@@ -4,12 +4,14 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from molequi.readers.blocks import Block
 from molequi.screening.work import BlockWork, as_line, from_line
 from molequi.util.optional import require
+from molequi.util.signals import keep_handlers
 
 PURPOSE = "screen(ray=…)"
 
@@ -65,16 +67,27 @@ class RayWorkers:
     def __init__(self, folder: Path, address: str, count: int | None, device: str | None) -> None:
         check_installed()
         self.folder, self.address, self.count, self.device = folder.absolute(), address, count, device
-        self._own = False
+        self._stack = ExitStack()
 
     def __enter__(self) -> "RayWorkers":
         import ray
 
-        from molequi.errors import ConfigError
-
         if ray.is_initialized():
             return self
         local: dict[str, Any] = {"num_cpus": self.count} if self.count and self.address == "local" else {}
+        with ExitStack() as stack:
+            stack.enter_context(keep_handlers())  # Ray takes SIGTERM and never gives it back
+            self._start(ray, local)
+            stack.callback(ray.shutdown)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self, ray: Any, local: dict[str, Any]) -> None:
+        from molequi.errors import ConfigError
+
         try:
             ray.init(
                 address=self.address,
@@ -89,14 +102,6 @@ class RayWorkers:
                 f"ray={self.address!r}: no cluster answers there ({said}); start one with\n"
                 "  ray start --head\nor write ray='local', which starts one on this machine"
             ) from error
-        self._own = True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import ray
-
-        if self._own:
-            ray.shutdown()
 
     def run(self, blocks: Sequence[Block]) -> Iterator[dict[str, Any]]:
         """The answers of `BlockWork.answer` for all blocks, in the order in which they are done.

@@ -7,6 +7,30 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+Handler = Callable[[int, FrameType | None], Any] | int
+
+
+@contextmanager
+def keep_handlers() -> Iterator[dict[int, Handler]]:
+    """Give SIGINT and SIGTERM back to their handlers at the end, whoever changed them in between.
+
+    In other threads than the main one nothing is changed.
+
+    Yields
+    ------
+    dict of int to callable or int
+        The handlers by the number of their signal; empty in other threads, which can set none.
+    """
+    before: dict[int, Handler] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: one for number, one in found.items() if one is not None}  # None: not of Python
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
@@ -21,24 +45,15 @@ def catch_signals() -> Iterator[list[int]]:
         The signals received so far.
     """
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
+    with keep_handlers() as before:
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
+        def handle(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            signal.signal(number, before[number])
 
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
         for number in before:
             signal.signal(number, handle)
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def stop_process(received: Sequence[int], text: str = "") -> NoReturn:

@@ -13,6 +13,7 @@ from ase.io import write
 import molequi as mq
 from molequi.errors import CheckpointError, ConfigError
 from molequi.screening.processes import WorkerProcesses
+from molequi.util.signals import keep_handlers
 
 from .conftest import water
 from .test_screen import contents, rows_of
@@ -148,9 +149,10 @@ def test_killed_actors_of_ray_lose_and_repeat_nothing(many, model_file, tmp_path
     pytest.importorskip("pyarrow", reason="pyarrow (the extra ray) is not installed")
     out = tmp_path / "out"
     options = {"block": 250, "format": "csv", "progress": False}
+    handler = signal.getsignal(signal.SIGTERM)
     with Killer(out, 3, 1) as killer, Killer(out, 5, 3) as poison:
         done = mq.screen(model_file, many, out=out, ray="local", processes=2, **options)
-    assert not ray.is_initialized()
+    assert not ray.is_initialized() and signal.getsignal(signal.SIGTERM) == handler
     assert len(killer.killed) == 1 and len(set(poison.killed)) == 3
     assert numbers(done) == list(range(INPUTS))
     assert (done.inputs, done.predicted, done.failed) == (INPUTS, INPUTS - 251, 251)
@@ -163,12 +165,13 @@ def test_killed_actors_of_ray_lose_and_repeat_nothing(many, model_file, tmp_path
 @pytest.mark.filterwarnings("default")
 def test_the_cluster_of_the_program_is_used_and_stays(frames, model_file, tmp_path):
     ray = pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        done = mq.screen(model_file, frames, out=tmp_path / "out", ray="auto", block=8, progress=False)
-        assert (done.inputs, done.predicted, len(done.parts)) == (23, 23, 3) and ray.is_initialized()
-    finally:
-        ray.shutdown()
+    with keep_handlers():
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        try:
+            done = mq.screen(model_file, frames, out=tmp_path / "out", ray="auto", block=8, progress=False)
+            assert (done.inputs, done.predicted, len(done.parts)) == (23, 23, 3) and ray.is_initialized()
+        finally:
+            ray.shutdown()
 
 
 @pytest.mark.filterwarnings("default")
@@ -176,8 +179,11 @@ def test_the_cluster_of_the_program_is_used_and_stays(frames, model_file, tmp_pa
 def test_an_address_without_a_cluster_is_refused(frames, model_file, tmp_path, monkeypatch, said):
     ray = pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
 
+    handler = signal.getsignal(signal.SIGTERM)
+
     def init(address, **options):
         assert address == "auto"
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray does
         raise ConnectionError(said)
 
     monkeypatch.setattr(ray, "init", init)
@@ -185,3 +191,4 @@ def test_an_address_without_a_cluster_is_refused(frames, model_file, tmp_path, m
     wanted = rf"(?s)no cluster answers there \({first}\).*ray start --head.*ray='local'"
     with pytest.raises(mq.errors.ConfigError, match=wanted):
         mq.screen(model_file, frames, out=tmp_path / "out", ray="auto", progress=False)
+    assert signal.getsignal(signal.SIGTERM) == handler

@@ -155,10 +155,11 @@ def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monk
 def test_random_numbers_and_types_of_the_caller_stay(parts, model, quick):
     torch.manual_seed(5)
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     fit(model, **parts, **quick, compute={"precision": "float64"})
     assert torch.equal(before, torch.get_rng_state()) and torch.get_default_dtype() == dtype
     assert model.dtype == torch.float64
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_b23_same_seed_same_weights_other_seed_others(parts, make, quick):
