@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from molequi import EGNN, Graph, Inputs, Model, NequIP, PaiNN, Quantity, collate, connect
-from molequi.errors import ConfigError, ModelError
+from molequi.errors import ConfigError, ModelError, UnknownKeywordError
 from molequi.features import Features
 from molequi.heads import (
     HEADS,
@@ -280,3 +280,16 @@ def test_numbers_out_of_range_are_refused_in_every_head():
         with pytest.raises(ConfigError, match="found .*; wanted"):
             call()
     assert Velocity(farthest=None, floor=1).floor == 1 and LinearScalar("energy", hidden=(8,)).hidden == (8,)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LinearScalar(), r"LinearScalar: missing 1 required .*'item'; wanted LinearScalar\(item"),
+        (lambda: LinearScalar("energy", hiden=8), r"LinearScalar\(hiden=8\): .*hidden"),
+        (lambda: Velocity(flor=1.0), r"Velocity\(flor=1.0\): .*floor"),
+    ],
+)
+def test_arguments_that_a_head_does_not_have_or_needs_are_named(call, message):
+    with pytest.raises(UnknownKeywordError, match=message):
+        call()

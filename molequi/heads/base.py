@@ -18,7 +18,7 @@ from molequi.nn.mlp import mlp
 from molequi.ops.constants import Float64Constants
 from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 from molequi.quantities import Quantity, quantity
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, check_keywords
 
 Pool = Literal["sum", "mean", "attention"]
 KINDS = {
@@ -81,7 +81,7 @@ class Head(Float64Constants, ABC):
             wanted = ", ".join(map(repr, KINDS))
             raise ModelError(f"{cls.__name__}.kind is {cls.kind!r}; wanted {wanted} or None")
         if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = check_keywords()(_recorded(cls.__init__))  # type: ignore[method-assign]
 
     def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__()
