@@ -1,12 +1,14 @@
 """Check options against each other, the model and the data, before the first step."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
@@ -382,22 +384,69 @@ def check_neighbors(train: Dataset, cutoff: float | None) -> None:
     DataWarning
         If a tenth of these atoms or more have none.
     """
-    step = max(1, len(train) // _LOOKED_AT)
-    graphs = [g for g in train.graphs[::step] if g.num_nodes > 1 and g.edge_index is not None]
-    total = sum(g.num_nodes for g in graphs)
-    joined = sum(0 if g.edge_index is None else len(g.edge_index[1].unique()) for g in graphs)
-    alone = total - joined
-    if cutoff is None or not total or alone < 0.1 * total:
+    alone, total, which = _without_neighbors(train)
+    count = alone.total()
+    if cutoff is None or not total or count < 0.1 * total:
         return
-    looked_at = "" if step == 1 else f" (every {step}th structure)"
     text = (
-        f"{alone} of {total} atoms of the training data{looked_at} have no neighbor within the cutoff of "
-        f"{cutoff:g} Å, so that the model sees their element alone; cutoffs are in Å (5 is usual, 0.5 nm is "
-        "5 Å)"
+        f"{count} of {total} atoms of {which} have no neighbor within the cutoff of {cutoff:g} Å, so that "
+        "the model sees their element alone; cutoffs are in Å (5 is usual, 0.5 nm is 5 Å)"
     )
-    if not joined:
+    if count == total:
         raise ConfigError(f"{text}; give the backbone a larger cutoff")
     warnings.warn(text, DataWarning, stacklevel=4)
+
+
+def check_lone_ions(model: Model, train: Dataset) -> None:
+    """Check that the reference energies of atoms without neighbors are not fitted in a model with charges.
+
+    Parameters
+    ----------
+    model : Model
+        The model, with a long range.
+    train : Dataset
+        The training data with their edges.
+
+    Warns
+    -----
+    DataWarning
+        If a hundredth of the atoms or more have no neighbor, and no structure of one atom says their energy.
+    """
+    alone, total, which = _without_neighbors(train)
+    counts = train.counts
+    single = train.graphs.z.numpy()[(np.cumsum(counts) - counts)[counts == 1]]
+    fitted = [z for z in sorted(alone) if z not in single]
+    count = sum(alone[z] for z in fitted)
+    # Heads of some published models give an atom alone an energy of the network.
+    network = not all(getattr(head, "isolated", True) for head in model.heads.values())
+    if network or not total or count < 0.01 * total:
+        return
+    names = [SYMBOLS[z] for z in fitted]
+    example = "{" + ", ".join(f'"{name}": …' for name in names) + "}"
+    warnings.warn(
+        f"{count} of {total} atoms of {which} ({', '.join(names)}) have no neighbor within the cutoff of "
+        f"{model.cutoff:g} Å: all they have is the reference energy of their element and the charges. Fitted "
+        "reference energies contain a mean of the electrostatics, and charges come out wrong to make up for "
+        f'it; give those of atoms or ions alone, normalization={{"reference_energies": {example}}}, '
+        "or add structures of one atom",
+        DataWarning,
+        stacklevel=4,
+    )
+
+
+def _without_neighbors(train: Dataset) -> tuple[Counter[int], int, str]:
+    """Atoms without neighbors by element, all atoms, and where; structures of one atom are left out."""
+    step = max(1, len(train) // _LOOKED_AT)
+    alone: Counter[int] = Counter()
+    total = 0
+    for graph in train.graphs[::step]:
+        if graph.num_nodes > 1 and graph.edge_index is not None:
+            joined = torch.zeros(graph.num_nodes, dtype=torch.bool)
+            joined[graph.edge_index[1]] = True
+            alone.update(graph.z[~joined].tolist())
+            total += graph.num_nodes
+    looked_at = "" if step == 1 else f" (every {step}th structure)"
+    return alone, total, f"the training data{looked_at}"
 
 
 def sets_scales(options: TrainingOptions, model: Model) -> bool:

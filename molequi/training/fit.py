@@ -28,6 +28,7 @@ from molequi.readers.load import load_labelled
 from molequi.training.checks import (
     check_elements,
     check_folder,
+    check_lone_ions,
     check_neighbors,
     check_parts,
     check_terms,
@@ -340,6 +341,8 @@ def _prepared(
     }
     if "long_range" not in model.energy_terms:  # with it, atoms without neighbors are not alone
         check_neighbors(data["train"], model.cutoff)
+    elif scales is True and options.normalization.reference_energies is None:
+        check_lone_ions(model, data["train"])
     check_derivatives(model, data["train"])
     model.to(as_dtype(options.compute.precision))
     standards = Standards.of(model, data["train"], options.normalization.reference_energies)
