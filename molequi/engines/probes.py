@@ -5,7 +5,6 @@ All of them integrate by velocity Verlet, so that their trajectories can be comp
 
 import ctypes
 import io
-import io
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
