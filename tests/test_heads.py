@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from molequi import EGNN, Graph, Inputs, Model, NequIP, PaiNN, Quantity, collate, connect
-from molequi.errors import ConfigError, ModelError
+from molequi.errors import ConfigError, ModelError, UnknownKeywordError
 from molequi.features import Features
 from molequi.heads import (
     HEADS,
@@ -280,3 +280,18 @@ def test_numbers_out_of_range_are_refused_in_every_head():
         with pytest.raises(ConfigError, match="found .*; wanted"):
             call()
     assert Velocity(farthest=None, floor=1).floor == 1 and LinearScalar("energy", hidden=(8,)).hidden == (8,)
+
+
+def test_options_that_a_head_of_ones_own_hands_on_are_checked_by_its_parent():
+    class Own(LinearScalar):
+        def __init__(self, item="energy", *, scale: float = 1.0, **options):
+            super().__init__(item, **options)
+
+    for wrong in ({"hidden": [0]}, {"scale": "large"}):
+        with pytest.raises(ConfigError, match=rf"Own.{next(iter(wrong))}: found .*; wanted"):
+            Own(**wrong)
+    with pytest.raises(UnknownKeywordError, match="did you mean 'hidden'"):
+        Own(hiden=[4])
+    with pytest.raises(UnknownKeywordError, match="missing 1 required positional argument: 'item'"):
+        LinearScalar()
+    assert Own(scale=2.0, hidden=[4]).options == {"scale": 2.0, "hidden": [4]}

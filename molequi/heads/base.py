@@ -18,7 +18,7 @@ from molequi.nn.mlp import mlp
 from molequi.ops.constants import Float64Constants
 from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 from molequi.quantities import Quantity, quantity
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, check_keywords
 
 Pool = Literal["sum", "mean", "attention"]
 KINDS = {
@@ -81,7 +81,7 @@ class Head(Float64Constants, ABC):
             wanted = ", ".join(map(repr, KINDS))
             raise ModelError(f"{cls.__name__}.kind is {cls.kind!r}; wanted {wanted} or None")
         if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = check_keywords()(_recorded(cls.__init__))  # type: ignore[method-assign]
 
     def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__()
@@ -236,24 +236,23 @@ class Head(Float64Constants, ABC):
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """A constructor that checks its arguments, and records them without the quantity as `options`."""
     parameters = inspect.signature(init)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.parameters.values())
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    # Options in a ``**options`` are those of a parent, whose constructor checks them.
+    named = {n for n, p in parameters.parameters.items() if p.kind not in variable} - {"item", "pool"}
 
     @functools.wraps(init)
     def recording(self: Head, *args: Any, **kwargs: Any) -> None:
+        bound = parameters.bind(self, *args, **kwargs)
+        given = dict(list(bound.arguments.items())[1:])
+        for parameter in parameters.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(parameter.name, {})
+            elif parameter.name in given and given[parameter.name] == parameter.default:
+                del given[parameter.name]
+        if checked := {name: value for name, value in given.items() if name in named}:
+            check_call(init, checked, where=type(self).__name__, leave_out=("item", "pool"))
         if "options" not in vars(self):  # the constructor of the class itself, not that of a parent
-            bound = parameters.bind(self, *args, **kwargs)
-            given = dict(list(bound.arguments.items())[1:])
-            for parameter in parameters.parameters.values():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    given |= given.pop(parameter.name, {})
-                elif parameter.name in given and given[parameter.name] == parameter.default:
-                    del given[parameter.name]
-            options = {name: value for name, value in given.items() if name != "item"}
-            if not open_ended:  # else some of the options are those of a parent, which checks them
-                name = type(self).__name__
-                checked = {option: value for option, value in options.items() if option != "pool"}
-                check_call(type(self), checked, where=name, leave_out=("item", "pool"))
-            vars(self)["options"] = options
+            vars(self)["options"] = {name: value for name, value in given.items() if name != "item"}
         init(self, *args, **kwargs)
 
     return recording
