@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Each test begins with the same random numbers, whichever tests its process ran before."""
+    """Each test begins with the same random numbers of torch, whichever tests its process ran before."""
     import torch
 
     torch.manual_seed(0)

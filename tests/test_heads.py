@@ -293,3 +293,16 @@ def test_numbers_out_of_range_are_refused_in_every_head():
 def test_arguments_that_a_head_does_not_have_or_needs_are_named(call, message):
     with pytest.raises(UnknownKeywordError, match=message):
         call()
+
+
+def test_options_that_a_head_of_ones_own_hands_on_are_checked_by_its_parent():
+    class Own(LinearScalar):
+        def __init__(self, item="energy", *, scale: float = 1.0, **options):
+            super().__init__(item, **options)
+
+    for wrong in ({"hidden": [0]}, {"scale": "large"}):
+        with pytest.raises(ConfigError, match=rf"Own.{next(iter(wrong))}: found .*; wanted"):
+            Own(**wrong)
+    with pytest.raises(UnknownKeywordError, match="did you mean 'hidden'"):
+        Own(hiden=[4])
+    assert Own(scale=2.0, hidden=[4]).options == {"scale": 2.0, "hidden": [4]}

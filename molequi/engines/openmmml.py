@@ -5,6 +5,7 @@
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -93,8 +94,9 @@ class Potential(MLPotentialImpl):
         UnknownKeywordError
             For options that are neither.
         DataError
-            For atoms that are not there or have no element, for no atoms at all, and if either the topology
-            or the force field is periodic and the other is not.
+            For atoms that are not there, are named twice or have no element, for no atoms at all, and if
+            either the topology or the force field is periodic and the other is not. (With
+            ``interpolate=True`` openmmml does not show the force field, and nothing is said.)
         ModelError
             As `molequi.engines.openmm_force`.
         """
@@ -117,9 +119,9 @@ def system_of(atoms: Atoms, model: Model | Ensemble, **options: Any) -> OpenMMSy
         As there.
     """
     made, factory = openmm_system(atoms, model, **options), MLPotentialImplFactory()
-    factory.createImpl = lambda name: Potential(modelPath=model)
+    factory.createImpl = lambda name, **args: Potential(**args)  # keeps no model
     MLPotential.registerImplFactory("molequi-check", factory)  # a source tree has no entry points
-    potential = MLPotential("molequi-check")
+    potential = MLPotential("molequi-check", modelPath=model)
     system = potential.createSystem(made.topology, removeCMMotion=False, **options)
     for k, mass in enumerate(atoms.get_masses()):  # openmmml takes those of the elements
         system.setParticleMass(k, float(mass))
@@ -146,9 +148,12 @@ def _numbers(topology: Any, chosen: list[int] | None) -> np.ndarray:
     chosen = list(range(len(atoms))) if chosen is None else chosen
     if not chosen:
         raise DataError("no atoms for the model; wanted the indices of one or more atoms of the topology")
+    times = Counter(chosen)
     for k in chosen:
         if not 0 <= k < len(atoms):
             raise DataError(f"atom {k}: the topology has {len(atoms)}; wanted 0 to {len(atoms) - 1}")
+        if times[k] > 1:  # else computed as two atoms at the same place
+            raise DataError(f"atom {k} is named {times[k]} times; wanted each atom of the part once")
         if atoms[k].element is None:
             raise DataError(
                 f"atom {k} ({atoms[k].name} of {atoms[k].residue.name}) has no element, so that no model can "

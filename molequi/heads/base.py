@@ -236,24 +236,23 @@ class Head(Float64Constants, ABC):
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """A constructor that checks its arguments, and records them without the quantity as `options`."""
     parameters = inspect.signature(init)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.parameters.values())
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    # Options in a ``**options`` are those of a parent, whose constructor checks them.
+    named = {n for n, p in parameters.parameters.items() if p.kind not in variable} - {"item", "pool"}
 
     @functools.wraps(init)
     def recording(self: Head, *args: Any, **kwargs: Any) -> None:
+        bound = parameters.bind(self, *args, **kwargs)
+        given = dict(list(bound.arguments.items())[1:])
+        for parameter in parameters.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(parameter.name, {})
+            elif parameter.name in given and given[parameter.name] == parameter.default:
+                del given[parameter.name]
+        if checked := {name: value for name, value in given.items() if name in named}:
+            check_call(init, checked, where=type(self).__name__, leave_out=("item", "pool"))
         if "options" not in vars(self):  # the constructor of the class itself, not that of a parent
-            bound = parameters.bind(self, *args, **kwargs)
-            given = dict(list(bound.arguments.items())[1:])
-            for parameter in parameters.parameters.values():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    given |= given.pop(parameter.name, {})
-                elif parameter.name in given and given[parameter.name] == parameter.default:
-                    del given[parameter.name]
-            options = {name: value for name, value in given.items() if name != "item"}
-            if not open_ended:  # else some of the options are those of a parent, which checks them
-                name = type(self).__name__
-                checked = {option: value for option, value in options.items() if option != "pool"}
-                check_call(type(self), checked, where=name, leave_out=("item", "pool"))
-            vars(self)["options"] = options
+            vars(self)["options"] = {name: value for name, value in given.items() if name != "item"}
         init(self, *args, **kwargs)
 
     return recording

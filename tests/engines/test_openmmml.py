@@ -1,9 +1,11 @@
 """openmmml: systems have the energies and forces of the Calculator, and mixed ones add up with the force field."""
 
+import gc
 import os
 import subprocess
 import sys
 import tomllib
+import weakref
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -298,12 +300,25 @@ def test_options_of_a_mixed_system_may_be_those_of_an_embedding():
     ([], "no atoms for the model"),
     ([0, 9], "atom 9: the topology has 9; wanted 0 to 8"),
     ([-1], "atom -1: the topology has 9"),
+    ([3, 4, 5, 5], "atom 5 is named 2 times; wanted each atom of the part once"),
 ])  # fmt: skip
 def test_a_part_that_is_not_there_is_refused(part, message):
     """An empty one would be computed for all particles by OpenMM."""
     topology, _, system = waters()
     with pytest.raises(DataError, match=message):
         potential()._impl.addForces(topology, system, part, 0)
+
+
+def test_the_check_of_engines_keeps_no_model():
+    """openmmml keeps its factories for as long as the process runs."""
+    from molequi.engines.openmmml import system_of
+
+    net = model()
+    kept = weakref.ref(net)
+    system_of(molecule("H2O"), net)
+    del net
+    gc.collect()
+    assert kept() is None
 
 
 def test_sites_without_an_element_and_unknown_elements_are_refused():
