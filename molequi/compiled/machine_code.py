@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -100,10 +100,11 @@ def _in_less_time() -> Iterator[None]:
         rules = getattr(common, "DtypePropagationOpsHandler", None)  # a singleton that is filled each time
         if rules is not None:
             stack.enter_context(patch.object(common, "DtypePropagationOpsHandler", functools.cache(rules)))
-        try:
-            from torch._inductor.cpu_vec_isa import VecISA as kind
-        except ImportError:
-            kind = None
+        kind: Any = None
+        with suppress(ImportError):
+            from torch._inductor.cpu_vec_isa import VecISA
+
+            kind = VecISA
         builds, tried = getattr(kind, "check_build", None), getattr(kind, "_avx_code", None)
         if builds is not None and tried is not None:
 

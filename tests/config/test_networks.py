@@ -162,6 +162,10 @@ def test_mistakes_of_labels_and_files(file, tmp_path):
         run({"name": "pair", "classes": ["a", "b"]})
     with pytest.raises(DataError, match="float32.*wanted the numbers 0 to 1"):
         run({"name": "size", "classes": ["a", "b"]})
+    with pytest.raises(
+        CheckpointError, match=r"networks, or a model of them; read it with molequi\.weights\.load"
+    ):
+        mq.load(file)
     bare_file = weights.save(labelled().networks, tmp_path / "bare.safetensors")
     with pytest.raises(CheckpointError, match="found Networks without labels; write both with"):
         weights.read_networks(bare_file)
