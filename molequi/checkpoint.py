@@ -253,6 +253,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if other
             else f"{path}: not a readable model file ({error}); it may be cut short or damaged"
         ) from error
+    if "molequi.weights" in meta:
+        raise CheckpointError(
+            f"{path}: networks, or a model of them; read it with molequi.weights.load(path)"
+        )
     if "molequi" not in meta or "sha256" not in meta:
         raise CheckpointError(
             f"{path}: a safetensors file, but not one that molequi wrote (no 'molequi' header)"

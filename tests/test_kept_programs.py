@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -414,6 +415,61 @@ def test_garbage_is_collected_rarely_while_compiling():
             assert gc.get_threshold()[0] == 0  # this process collects nothing
     finally:
         gc.set_threshold(*before)
+
+
+def patched():
+    """What is changed in torch, and whether a setting is."""
+    from torch._inductor import config, cpp_builder, cpu_vec_isa, sizevars
+    from torch._inductor.codegen import common
+
+    return [
+        sizevars.sympy,
+        common.DtypePropagationOpsHandler,
+        cpp_builder._get_optimization_cflags,
+        cpu_vec_isa.VecISA.check_build,
+        config.aot_inductor.enable_line_tables,
+    ]
+
+
+def test_torch_is_as_before_after_compiling():
+    before = patched()
+    with pytest.raises(ValueError, match="inside"), machine_code._in_less_time():
+        inside = patched()
+        assert all(now is not then for now, then in zip(inside, before))
+        with machine_code._in_less_time():
+            pass
+        assert all(now is then for now, then in zip(patched(), inside))
+        raise ValueError("inside")
+    assert all(now is then for now, then in zip(patched(), before))
+
+
+def test_threads_change_torch_one_after_the_other():
+    before, entered = patched(), threading.Event()
+
+    def other():
+        with machine_code._in_less_time():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with machine_code._in_less_time():
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10)
+    assert entered.is_set() and all(now is then for now, then in zip(patched(), before))
+
+
+def test_another_torch_without_what_is_changed(monkeypatch):
+    """Nothing is changed then, and nothing fails."""
+    from torch._inductor import cpp_builder, sizevars
+    from torch._inductor.codegen import common
+
+    monkeypatch.setitem(sys.modules, "torch._inductor.cpu_vec_isa", None)  # cannot be imported
+    monkeypatch.delattr("torch._inductor.cpu_vec_isa")
+    monkeypatch.delattr(common, "DtypePropagationOpsHandler")
+    monkeypatch.delattr(cpp_builder, "_get_optimization_cflags")
+    monkeypatch.delattr(sizevars, "sympy")
+    with machine_code._in_less_time():
+        assert not hasattr(common, "DtypePropagationOpsHandler")
 
 
 @pytest.mark.skipif(

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -89,22 +89,27 @@ def _in_less_time() -> Iterator[None]:
     Indices of loads are expanded in place of `sympy.simplify`, which tries dozens of rules. The vector
     instructions are written out in the C++ code already, so that -O2 makes code as fast as -O3 does. The
     rules for types are made once and not for each operation, and the flags of vector instructions are tried
-    without the headers of torch.
+    without the headers of torch. All of torch is as before afterwards. Meanwhile the changes hold for other
+    threads, too, if they call `torch.compile`.
     """
-    from torch._inductor import config, cpp_builder, cpu_vec_isa, sizevars
+    from torch._inductor import config, cpp_builder, sizevars
     from torch._inductor.codegen import common
 
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         stack.enter_context(config.patch({"aot_inductor.enable_line_tables": False}))
         rules = getattr(common, "DtypePropagationOpsHandler", None)  # a singleton that is filled each time
         if rules is not None:
             stack.enter_context(patch.object(common, "DtypePropagationOpsHandler", functools.cache(rules)))
-        kind = cpu_vec_isa.VecISA
+        kind: Any = None
+        with suppress(ImportError):
+            from torch._inductor.cpu_vec_isa import VecISA
+
+            kind = VecISA
         builds, tried = getattr(kind, "check_build", None), getattr(kind, "_avx_code", None)
         if builds is not None and tried is not None:
 
-            def with_flags(isa: Any, code: str) -> bool:
-                return cast(bool, builds(isa, _WITH_FLAGS if code == tried else code))
+            def with_flags(isa: Any, code: str, *args: Any, **kwargs: Any) -> bool:
+                return cast(bool, builds(isa, _WITH_FLAGS if code == tried else code, *args, **kwargs))
 
             stack.enter_context(patch.object(kind, "check_build", with_flags))
         if hasattr(sizevars, "sympy"):

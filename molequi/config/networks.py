@@ -27,16 +27,17 @@ from molequi.config.schema import SPLIT_OPTIONS, check_data, predicted_items, re
 from molequi.config.sections import NETWORKS, SECTIONS
 from molequi.config.splitting import BLOCKS
 from molequi.data.splits import block_groups, choose, stratified
-from molequi.errors import ConfigError, DataError, OtherSettingsError
+from molequi.errors import CheckpointError, ConfigError, DataError, OtherSettingsError
 from molequi.heads import Head
+from molequi.inference.metrics import Errors
 from molequi.quantities import Quantity
 from molequi.training.checks import WRITTEN as WRITTEN_BY_FIT
 from molequi.training.history import History, read_history, write_config, write_errors
 from molequi.util.locks import check_unused, lock_folder
 from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
-from molequi.util.signature import check_call, with_floats
-from molequi.weights import LabelledNetworks, WeightModel, fit, load, save
+from molequi.util.signature import check_call, with_dataclasses, with_floats
+from molequi.weights import Interrupted, LabelledNetworks, WeightModel, fit, load, save
 from molequi.weights.files import READERS
 from molequi.weights.results import NetworkResult, errors_of, read_errors
 
@@ -137,6 +138,9 @@ def predicted(config: Mapping[str, Any], names: Names) -> list[Quantity]:
             f"predict: {', '.join(q.name for q in found)}: a label with classes is predicted alone; train "
             "one model for each"
         )
+    twice = {q.name for k, q in enumerate(found) if q.name in [other.name for other in found[:k]]}
+    if twice:
+        raise ConfigError(f"predict: {', '.join(sorted(twice))}: found twice; wanted each label once")
     return found
 
 
@@ -187,9 +191,7 @@ def _finished(folder: Path, settings: dict[str, Any], wanted: list[Quantity]) ->
     """The result of a run that is finished; None if there is none, or if it is to begin anew."""
     if settings["train"].get("resume") == "restart" or not (folder / "errors.json").exists():
         return None
-    from omegaconf import OmegaConf
-
-    kept: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    kept, errors = _kept(folder)
     if _record(kept) != _record(settings):
         differing = [name for name in SECTIONS if _record(kept).get(name) != _record(settings)[name]]
         text = f"{folder}: holds a run with another section {' and '.join(differing)}"
@@ -197,10 +199,28 @@ def _finished(folder: Path, settings: dict[str, Any], wanted: list[Quantity]) ->
     return NetworkResult(
         model=load(folder / "model.safetensors"),
         history=read_history(folder / "metrics.csv"),
-        errors=read_errors(folder),
+        errors=errors,
         quantities={q.name: q for q in wanted},
         out=folder,
     )
+
+
+def _kept(folder: Path) -> tuple[dict[str, Any], dict[str, Errors]]:
+    """The settings and the errors of a run that is finished."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        if not isinstance(settings, dict) or not isinstance(settings.get("train"), dict):
+            raise ValueError("config.yaml has no section train")
+        return settings, read_errors(folder)
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: what is kept of the run cannot be read ({' '.join(str(error).split())}); "
+            "train.resume=restart begins anew"
+        ) from error
 
 
 def read_parts(config: Mapping[str, Any], names: Names) -> dict[str, LabelledNetworks]:
@@ -279,6 +299,8 @@ def targets_of(data: LabelledNetworks, wanted: list[Quantity], part: str) -> Ten
     DataError
         For labels that are missing, or no class numbers.
     """
+    if not len(data):
+        raise DataError(f"{part}: no networks; wanted at least one")
     columns = [data.label(q.name) for q in wanted]
     if not wanted[0].classes:
         return torch.stack([column.to(torch.get_default_dtype()) for column in columns], dim=1)
@@ -288,7 +310,7 @@ def targets_of(data: LabelledNetworks, wanted: list[Quantity], part: str) -> Ten
             f"{part}: {wanted[0].name} goes from {labels.min().item()} to {labels.max().item()} "
             f"({labels.dtype}); wanted the numbers 0 to {count - 1} of its {count} classes"
         )
-    return labels
+    return labels.long()
 
 
 def _trained(
@@ -297,15 +319,21 @@ def _trained(
     """Train, measure and write."""
     from molequi.plotting import learning_curve
 
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-    write_config(folder, as_plain(settings))
     targets = {part: targets_of(data, wanted, part) for part, data in parts.items()}
-    options = with_floats(fit, {k: v for k, v in settings["train"].items() if k not in _OF_RUN})
+    given = {k: v for k, v in settings["train"].items() if k not in _OF_RUN}
+    options = with_dataclasses(fit, with_floats(fit, given))
     outputs = len(wanted[0].classes) or len(wanted)
     with own_random_numbers(torch.device("cpu"), int(options.get("seed", 0))):
         architecture = parts["train"].networks.architecture
         model = WeightModel(architecture, outputs, **_model_options(settings))
+    for part, data in parts.items():
+        if data.networks.architecture != architecture:
+            raise DataError(
+                f"{part}: networks {data.networks.architecture}; those of train are {architecture}"
+            )
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    write_config(folder, as_plain(settings))
     rows: list[dict[str, float]] = []
     names = {"train": "train_loss", "valid": "valid_loss", "accuracy": f"valid_{wanted[0].name}_accuracy"}
 
@@ -316,9 +344,10 @@ def _trained(
             say(history.add(rows[-1]))
 
         valid = (parts["valid"].networks, targets["valid"])
-        model = fit(
-            model, parts["train"].networks, targets["train"], valid=valid, each_epoch=add, **options
-        ).model
+        try:
+            fit(model, parts["train"].networks, targets["train"], valid=valid, each_epoch=add, **options)
+        except Interrupted as error:
+            raise KeyboardInterrupt(f"after {len(rows)} epochs; the same command begins anew") from error
     errors = {part: errors_of(model, data.networks, targets[part], wanted) for part, data in parts.items()}
     save(model.cpu(), folder / "model.safetensors")
     learning_curve(rows, quantities={q.name: q for q in wanted}).savefig(folder / "learning_curve.png")

@@ -53,6 +53,8 @@ class LabelledNetworks:
                     f"labels {name!r}: found {found}; wanted a tensor with one number for each of the "
                     f"{len(self.networks)} networks"
                 )
+            if values.is_complex():
+                raise DataError(f"labels {name!r}: found {values.dtype}; wanted real numbers")
             check_finite(f"label {name!r} of network", values)
 
     def label(self, name: str) -> Tensor:
@@ -69,10 +71,7 @@ class LabelledNetworks:
             If there are none.
         """
         if name not in self.labels:
-            known = ", ".join(self.labels) or "none"
-            raise DataError(
-                f"the networks have no label {name!r}{did_you_mean(name, self.labels)}; they have {known}"
-            )
+            raise DataError(f"the networks have no label {name!r}{did_you_mean(name, self.labels)}")
         return self.labels[name]
 
     def __len__(self) -> int:

@@ -2,14 +2,16 @@
 
 import itertools
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.errors import DataError, ModelError
 from molequi.nn.mlp import mlp
+from molequi.util.signature import check_call
 from molequi.weights.architecture import Architecture
 from molequi.weights.layers import (
     Axes,
@@ -66,6 +68,8 @@ class WeightModel(nn.Module):
     ------
     ModelError
         For an unknown symmetry, and for one that the activation does not have.
+    ConfigError
+        For numbers out of range.
 
     Examples
     --------
@@ -84,13 +88,16 @@ class WeightModel(nn.Module):
         outputs: "int | Literal['weights']",
         *,
         symmetry: "Kind | Literal['auto']" = "auto",
-        channels: int = 32,
-        layers: int = 3,
-        probes: int | Tensor = 0,
-        dropout: float = 0.0,
+        channels: Annotated[int, Gt(0)] = 32,
+        layers: Annotated[int, Gt(0)] = 3,
+        probes: Annotated[int, Ge(0)] | Tensor = 0,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ) -> None:
         super().__init__()
-        _check(architecture, outputs, layers)
+        _check(architecture, outputs)
+        numbers = {"channels": channels, "layers": layers, "dropout": dropout}
+        numbers |= {"probes": probes} if isinstance(probes, int) else {}
+        check_call(WeightModel, numbers, where="WeightModel", leave_out=("architecture", "outputs"))
         self.architecture, self.outputs = architecture, outputs
         self.symmetry = kind_of(architecture, symmetry)
         self.channels, self.dropout, self.number = channels, dropout, layers
@@ -341,10 +348,8 @@ def _divisor(scale: Tensor, values: Tensor) -> Tensor:
     return torch.where(scale > least, scale, 1.0)
 
 
-def _check(architecture: Architecture, outputs: object, layers: int) -> None:
+def _check(architecture: Architecture, outputs: object) -> None:
     if outputs != "weights" and (not isinstance(outputs, int) or outputs < 1):
         raise ModelError(f"outputs={outputs!r}: wanted a number of outputs, or 'weights' for new networks")
     if len(architecture.sizes) < 3:
         raise ModelError(f"networks {architecture} have no hidden neurons; wanted at least one hidden layer")
-    if layers < 1:
-        raise ModelError(f"layers={layers}: wanted at least one")

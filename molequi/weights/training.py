@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.util.devices import as_device
 from molequi.util.html import html_table
 from molequi.util.seeding import own_random_numbers
+from molequi.util.signature import check_call
 from molequi.util.tables import text_table
 from molequi.weights.model import WeightModel
 from molequi.weights.networks import Networks, check_finite
@@ -111,11 +113,11 @@ def fit(
     *,
     valid: tuple[Networks, Tensor] | None = None,
     loss: str | Loss | None = None,
-    epochs: int = 100,
-    max_seconds: float | None = None,
-    batch_size: int = 64,
-    lr: float = 3e-3,
-    weight_decay: float = 1e-2,
+    epochs: Annotated[int, Gt(0)] = 100,
+    max_seconds: Annotated[float, Gt(0)] | None = None,
+    batch_size: Annotated[int, Gt(0)] = 64,
+    lr: Annotated[float, Gt(0)] = 3e-3,
+    weight_decay: Annotated[float, Ge(0)] = 1e-2,
     augment: NeuronGroup | Kind | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
@@ -170,7 +172,7 @@ def fit(
     ------
     ConfigError
         For an unknown loss, one that does not fit the model or the targets, of training or validation, and
-        for limits below one epoch, one network or no time at all.
+        for numbers out of range.
     DataError
         If there are not as many targets as networks, none, or some that are not finite.
     ModelError
@@ -191,10 +193,9 @@ def fit(
     >>> len(result.history)
     2
     """
-    if epochs < 1 or batch_size < 1:
-        raise ConfigError(f"epochs={epochs}, batch_size={batch_size}: wanted at least one of each")
-    if max_seconds is not None and not max_seconds > 0:
-        raise ConfigError(f"max_seconds={max_seconds}: wanted more than 0, or None for no limit")
+    numbers = {"epochs": epochs, "max_seconds": max_seconds, "batch_size": batch_size, "lr": lr}
+    numbers["weight_decay"] = weight_decay
+    check_call(fit, numbers, where="fit", leave_out=("model", "networks", "targets"))
     if augment is not None:
         kind = kind_of(networks.architecture, augment if isinstance(augment, str) else augment.kind)
         augment = NeuronGroup(networks.architecture.sizes, kind) if isinstance(augment, str) else augment

@@ -1,5 +1,7 @@
 """Runs on networks: the sections of a file, their mistakes, and what is in the folder."""
 
+import functools
+
 import pytest
 import torch
 
@@ -124,6 +126,11 @@ WRONG = [
     ("predict", [], r"^predict: this section is missing"),
     ("predict", [KINDS, "size"], r"^predict\.1:"),
     ("predict", [KINDS, {"name": "size"}], "kind, size: a label with classes is predicted alone"),
+    ("backbone", {"WeightModel": {"probes": -1}}, r"^backbone\.WeightModel\.probes: found -1"),
+    ("backbone", {"WeightModel": {"dropout": 2}}, r"^backbone\.WeightModel\.dropout: found 2"),
+    ("train", {"epochs": 0}, r"^train\.epochs: found 0 \(int\); wanted greater than 0"),
+    ("train", {"lr": -1.0}, r"^train\.lr: found -1"),
+    ("predict", [{"name": "size"}, {"name": "size"}], "^predict: size: found twice"),
     ("predict", [{"name": "size", "rank": 1}], r"^predict\.0: size is no number or class of a whole network"),
     ("predict", [{"Scalar": {"quantity": {"name": "size"}}}], r"^predict\.0: WeightModel has no heads"),
     ("pretrain", "gfn2-xtb", "^pretrain: a run on networks has data, backbone, predict, train alone"),
@@ -155,6 +162,10 @@ def test_mistakes_of_labels_and_files(file, tmp_path):
         run({"name": "pair", "classes": ["a", "b"]})
     with pytest.raises(DataError, match="float32.*wanted the numbers 0 to 1"):
         run({"name": "size", "classes": ["a", "b"]})
+    with pytest.raises(
+        CheckpointError, match=r"networks, or a model of them; read it with molequi\.weights\.load"
+    ):
+        mq.load(file)
     bare_file = weights.save(labelled().networks, tmp_path / "bare.safetensors")
     with pytest.raises(CheckpointError, match="found Networks without labels; write both with"):
         weights.read_networks(bare_file)
@@ -162,6 +173,9 @@ def test_mistakes_of_labels_and_files(file, tmp_path):
         DataError, match="labels 'a': found .3,.; wanted a tensor with one number for each of"
     ):
         LabelledNetworks(labelled().networks, {"a": torch.zeros(3)})
+    complex_values = {"a": torch.zeros(120, dtype=torch.complex64)}
+    with pytest.raises(DataError, match=r"labels 'a': found torch\.complex64; wanted real numbers"):
+        LabelledNetworks(labelled().networks, complex_values)
     with pytest.raises(DataError, match="labels 'a': found list"):
         LabelledNetworks(labelled().networks, {"a": [1] * 120})
     with pytest.raises(
@@ -170,6 +184,78 @@ def test_mistakes_of_labels_and_files(file, tmp_path):
         read_config(described(file))
     with pytest.raises(ConfigError, match="reads networks and no structures"):
         mq.compare(described(file))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32])
+def test_class_numbers_of_any_integer_type(kind, tmp_path):
+    data = labelled(30)
+    data = LabelledNetworks(data.networks, {**data.labels, "kind": data.labels["kind"].to(kind)})
+    file = weights.save(data, tmp_path / "nets.safetensors")
+    assert len(mq.run(described(str(file), out=str(tmp_path / "run"), epochs=1)).history) == 1
+
+
+def test_a_group_of_augmentation_from_python(file, tmp_path):
+    group = weights.NeuronGroup((1, 6, 1), "permutations")
+    by_name, by_group = (
+        mq.run(described(file, out=str(tmp_path / str(k)), epochs=1, augment=augment)).model
+        for k, augment in enumerate(("permutations", group))
+    )
+    nets = labelled().networks
+    assert torch.equal(by_name.predict(nets), by_group.predict(nets))
+
+
+def test_parts_fit_together(file, tmp_path):
+    other = Networks.random(Architecture((1, 5, 1), "tanh"), 4)
+    kinds = {"kind": torch.tensor([0, 1, 0, 1])}
+    settings = described(file, out=str(tmp_path / "run"), epochs=1)
+    for data, words in (
+        (LabelledNetworks(other, kinds), "test: networks 1-5-1, tanh; those of train are 1-6-1, tanh"),
+        (labelled()[[]], "test: no networks"),
+    ):
+        own = weights.save(data, tmp_path / "other.safetensors")
+        split = {"path": file, "split": {"train": 0.5, "valid": 0.5}}
+        settings["data"] = {"networks": split, "test": {"networks": {"path": str(own)}}}
+        with pytest.raises(DataError, match=words):
+            mq.run(settings)
+    assert not (tmp_path / "run" / "metrics.csv").exists()  # found before the training
+
+
+def test_a_mistake_leaves_the_earlier_run(file, tmp_path):
+    settings = described(file, out=str(tmp_path / "run"), epochs=1)
+    mq.run(settings)
+    wrong = described(file, {"name": "knd", "classes": ["a", "b"]}, out=str(tmp_path / "run"))
+    with pytest.raises(DataError, match="no label 'knd'"):
+        mq.run(wrong, ["train.resume=restart"])
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"model.safetensors", "errors.json"}
+
+
+@pytest.mark.parametrize("name, content", [("config.yaml", "{"), ("config.yaml", "5"), ("errors.json", "{")])
+def test_damaged_files_of_a_finished_run(file, tmp_path, name, content):
+    settings = described(file, out=str(tmp_path / "run"), epochs=1)
+    mq.run(settings)
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(CheckpointError, match=r"cannot be read.*train\.resume=restart begins anew"):
+        mq.run(settings)
+    (tmp_path / "run" / name).unlink()
+    if name == "config.yaml":
+        with pytest.raises(CheckpointError, match="No such file"):
+            mq.run(settings)
+    assert len(mq.run(settings, ["train.resume=restart"]).history) == 1
+
+
+def test_an_interrupted_run_begins_anew(file, tmp_path, monkeypatch):
+    from molequi.config import networks
+
+    def stopped(*args, each_epoch, **options):
+        each_epoch({"epoch": 1.0, "seconds": 0.1, "train": 0.5})
+        raise weights.Interrupted(weights.Fitted(args[0], [{}]))
+
+    settings = described(file, out=str(tmp_path / "run"), epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(networks, "fit", functools.wraps(weights.fit)(stopped))
+        with pytest.raises(KeyboardInterrupt, match="after 1 epochs; the same command begins anew"):
+            mq.run(settings)
+    assert [row["epoch"] for row in mq.run(settings).history] == [1.0, 2.0]
 
 
 def test_the_digits_of_scikit_learn(monkeypatch):

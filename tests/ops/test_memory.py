@@ -78,6 +78,23 @@ print(faults, held / 2**30, (resident() - before) / 2**30)
 """
 
 
+ALL, UP_TO_2_GIB = [(-4, 0), (-1, -1)], [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX and M_TRIM_THRESHOLD
+
+
+def glibc(monkeypatch):
+    """The pairs of settings that a library gets in place of glibc."""
+    asked = []
+
+    class Library:
+        def mallopt(self, name, value):
+            asked.append([(name, value)]) if name == -4 else asked[-1].append((name, value))
+            return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Library())
+    return asked
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc on Linux has this setting")
 @pytest.mark.parametrize("end", ["sizes.next(1)", "del sizes"])
 def test_memory_of_large_structures_is_kept_until_they_are_over(end):
@@ -90,30 +107,24 @@ def test_memory_of_large_structures_is_kept_until_they_are_over(end):
 
 
 def test_all_is_kept_as_long_as_one_model_has_large_structures(monkeypatch):
-    asked = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda *, all_of_it: asked.append(all_of_it))
+    gc.collect()  # models of other tests
+    asked = glibc(monkeypatch)
     one, other = memory.LargeStructures(), memory.LargeStructures()
     for edges in (1, memory.LARGE - 1, memory.LARGE, memory.LARGE + 5):
         one.next(edges)
-    assert asked == [True]
+    assert asked == [ALL]
+    assert memory.keep_freed_memory()  # of another model that is accelerated or trained meanwhile
     other.next(memory.LARGE)
     one.next(1)
-    assert asked == [True] * 3
+    assert asked == [ALL] * 4
     del other
     gc.collect()
-    one.next(1)
-    assert asked[-1] is False
+    assert asked == [ALL] * 4 + [UP_TO_2_GIB]
 
 
-def test_what_glibc_is_asked_for(monkeypatch):
-    class Library:
-        asked = []
-
-        def mallopt(self, name, value):
-            self.asked.append((name, value))
-            return 1
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Library())
-    assert memory.keep_freed_memory() and memory.keep_freed_memory(all_of_it=True)
-    assert Library.asked == [(-4, 0), (-1, 2**31 - 1), (-4, 0), (-1, -1)]
+def test_without_the_functions_of_glibc_nothing_happens(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    assert memory.keep_freed_memory() is False
+    asked = glibc(monkeypatch)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert memory.keep_freed_memory() is False and asked == []

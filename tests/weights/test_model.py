@@ -183,7 +183,10 @@ NETS = random("relu", 4, dtype=torch.float32)
         (lambda: WeightModel(NETS.architecture, 1, symmetry="scale"), ModelError, "did you mean 'scales'"),
         (lambda: WeightModel(NETS.architecture, 1, symmetry="signs"), ModelError, "relu have scales"),
         (lambda: WeightModel(NETS.architecture, 0), ModelError, "wanted a number of outputs"),
-        (lambda: WeightModel(NETS.architecture, 1, layers=0), ModelError, "layers=0"),
+        (lambda: WeightModel(NETS.architecture, 1, layers=0), ConfigError, r"WeightModel\.layers: found 0"),
+        (lambda: WeightModel(NETS.architecture, 1, channels=0), ConfigError, r"\.channels: found 0"),
+        (lambda: WeightModel(NETS.architecture, 1, probes=-1), ConfigError, r"\.probes: found -1"),
+        (lambda: WeightModel(NETS.architecture, 1, dropout=1.0), ConfigError, r"\.dropout: found 1.0"),
         (lambda: WeightModel(NETS.architecture, 1, probes=torch.ones(3, 5)), ModelError, "probes of shape"),
         (lambda: WeightModel(Architecture((2, 1)), 1), ModelError, "no hidden neurons"),
         (
@@ -196,7 +199,9 @@ NETS = random("relu", 4, dtype=torch.float32)
         (lambda: fitted(torch.ones(4).long()), ConfigError, "from 1 to 1; the model has 1 outputs"),
         (lambda: fitted(torch.zeros(4, 1), loss="mae"), ConfigError, "loss 'mae' is not known"),
         (lambda: fitted(torch.zeros(4, 1), outputs="weights"), ConfigError, "wanted loss=f"),
-        (lambda: fitted(torch.zeros(4, 1), epochs=0), ConfigError, "epochs=0"),
+        (lambda: fitted(torch.zeros(4, 1), epochs=0), ConfigError, r"fit\.epochs: found 0"),
+        (lambda: fitted(torch.zeros(4, 1), lr=-1.0), ConfigError, r"fit\.lr: found -1"),
+        (lambda: fitted(torch.zeros(4, 1), weight_decay=-1.0), ConfigError, r"fit\.weight_decay: found -1"),
         (
             lambda: fitted(torch.zeros(4, 1), loss=lambda x, y: x.sum() * float("nan")),
             TrainingError,

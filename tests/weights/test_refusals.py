@@ -129,7 +129,7 @@ def state(*shapes: tuple[int, ...], bias: int | None = None) -> dict[str, torch.
             ConfigError,
             "validation",
         ),
-        (lambda: fitted(torch.zeros(4, 2), max_seconds=0), ConfigError, "max_seconds=0"),
+        (lambda: fitted(torch.zeros(4, 2), max_seconds=0), ConfigError, r"fit\.max_seconds: found 0"),
         (lambda: fitted(torch.zeros(0, 2), nets=random("tanh")[:0]), DataError, "no networks"),
         (
             lambda: weights.fit_fields(weights.grid(2), torch.ones(1, 4, 1, dtype=torch.uint8)),
