@@ -88,6 +88,9 @@ def _train(given: argparse.Namespace) -> None:
     overrides = settings_of_words(given)
     options = given_flags(given, data_flags())
     out = options.get("out")
+    other = next((word for word in overrides if word.startswith("train.out=")), None)
+    if out is not None and other is not None:
+        raise ConfigError(f"--out {out} and {other}: two folders for one run; give one of them")
     data = is_data(given.config)
     result: Any
     if data:

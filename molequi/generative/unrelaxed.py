@@ -83,6 +83,7 @@ def unrelaxed(
 
     Examples
     --------
+    >>> from molequi import Graph
     >>> water = Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
     >>> pair = unrelaxed([water])[0]
     >>> pair.pos.shape, bool((pair.targets["relaxed"] == water.pos).all())

@@ -556,6 +556,12 @@ def test_what_is_data_and_what_is_not(here):
     assert not is_data("run.yaml") and not is_data("nonsense") and is_data("absent.csv")
 
 
+def test_two_folders_for_one_run_are_refused(capsys):
+    for data in ("demo", "mine.csv"):
+        assert main(["train", data, "--out", "one", "train.out=two"]) == 2
+        assert "--out one and train.out=two: two folders for one run" in capsys.readouterr().err
+
+
 def test_options_of_data_are_refused_for_yaml_and_recipes(capsys):
     assert main(["train", "demo", "--target", "energy"]) == 2
     assert "--target: demo is a recipe, which says this itself" in capsys.readouterr().err
