@@ -90,7 +90,8 @@ def _train(given: argparse.Namespace) -> None:
     out = options.get("out")
     other = next((word for word in overrides if word.startswith("train.out=")), None)
     if out is not None and other is not None:
-        raise ConfigError(f"--out {out} and {other}: two folders for one run; give one of them")
+        folder = other.removeprefix("train.out=")
+        raise ConfigError(f"--out {out}: a setting says {folder} already; give the folder of the run once")
     data = is_data(given.config)
     result: Any
     if data:

@@ -559,7 +559,7 @@ def test_what_is_data_and_what_is_not(here):
 def test_two_folders_for_one_run_are_refused(capsys):
     for data in ("demo", "mine.csv"):
         assert main(["train", data, "--out", "one", "train.out=two"]) == 2
-        assert "--out one and train.out=two: two folders for one run" in capsys.readouterr().err
+        assert "--out one: a setting says two already; give the folder" in capsys.readouterr().err
 
 
 def test_options_of_data_are_refused_for_yaml_and_recipes(capsys):
