@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
@@ -303,6 +303,7 @@ def read_paths(
     keys: Mapping[str, Any] | None = None,
     relaxed: str = "relaxed",
     start: Start | None = None,
+    size: Annotated[float, Gt(0)] | None = None,
     scale: Annotated[float, Ge(0)] | None = None,
     self_conditioning: bool = True,
     seed: Seed = 0,
@@ -319,6 +320,8 @@ def read_paths(
         As the reader of the file takes them.
     start : {"distorted", "mmff"}, optional
         For "relaxation" of a file that has relaxed structures alone: how `unrelaxed` makes the others.
+    size : float, optional
+        For "distorted": standard deviation of each component of the displacements in Å; None: 0.15.
     relaxed, scale, self_conditioning, seed
         As in `paths`.
 
@@ -337,10 +340,13 @@ def read_paths(
         raise ConfigError(f"paths.start={start!r} has no effect: the task is {task!r}; leave it out")
     if start is not None and relaxed != RELAXED.name:
         raise ConfigError(f"paths.relaxed={relaxed!r} has no effect with start={start!r}; leave it out")
+    if size is not None and start != "distorted":
+        raise ConfigError(f"paths.size={size!r} has no effect without start='distorted'; leave it out")
     if task == "relaxation" and start is None:
         options["quantities"] = [replace(RELAXED, name=relaxed)]
     given = {name: value for name, value in options.items() if value is not None}
     if start is not None:
+        given |= {} if size is None else {"size": size}
         path, given = unrelaxed(path, start, seed=seed, **given), {}
     return paths(
         path, task, scale=scale, relaxed=relaxed, self_conditioning=self_conditioning, seed=seed, **given

@@ -167,7 +167,7 @@ def main(quick: bool) -> None:
     torch.set_num_threads(1)
     model = molecule_model(0.1 if quick else 1.0)
     ethanol = with_velocities(mq.to_atoms(mq.read_extxyz(ETHANOL)[0]))
-    row("ethanol, 9 atoms", ethanol, model, 5, 15 if quick else 55)
+    row("ethanol, 9 atoms", ethanol, model, 5, 15 if quick else 505)
     replicas(ethanol, model, 10 if quick else 100, 2, 4 if quick else 12)
     drift(ethanol, model, 20 if quick else 400)
     torch.manual_seed(0)

@@ -73,6 +73,15 @@ def test_errors():
         read_paths(file, "molecules", start="mmff")
     with pytest.raises(ConfigError, match="paths.relaxed='final' has no effect with start='distorted'"):
         read_paths(file, "relaxation", start="distorted", relaxed="final")
+    with pytest.raises(ConfigError, match="paths.size=0.2 has no effect without start='distorted'"):
+        read_paths(file, "relaxation", start="mmff", size=0.2)
+
+
+def test_the_reader_hands_the_size_on():
+    file = mq.shipped("molecules.npz")
+    small, large = (read_paths(file, "relaxation", start="distorted", size=s, index=":9") for s in (0.1, 0.3))
+    sizes = [data.graphs.target("flow_velocity").square().mean().sqrt() for data in (small, large)]
+    assert 2.0 < float(sizes[1] / sizes[0]) < 3.1  # 3, less what a molecule's own turn takes away
 
 
 def test_the_recipe_trains_samples_and_loads(tmp_path):
