@@ -144,7 +144,8 @@ def test_an_error_of_a_worker_stops_the_screening(many, model_file, tmp_path, mo
 
 
 @pytest.mark.filterwarnings("default")  # Ray warns of its own code, and leaves files open
-def test_killed_actors_of_ray_lose_and_repeat_nothing(many, model_file, tmp_path):
+def test_killed_actors_of_ray_lose_and_repeat_nothing(many, model_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside other tests it would take minutes
     ray = pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
     pytest.importorskip("pyarrow", reason="pyarrow (the extra ray) is not installed")
     out = tmp_path / "out"
@@ -163,7 +164,8 @@ def test_killed_actors_of_ray_lose_and_repeat_nothing(many, model_file, tmp_path
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_cluster_of_the_program_is_used_and_stays(frames, model_file, tmp_path):
+def test_the_cluster_of_the_program_is_used_and_stays(frames, model_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     ray = pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
     with keep_handlers():
         ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
