@@ -211,16 +211,17 @@ def _kept(folder: Path) -> tuple[dict[str, Any], dict[str, Errors]]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    reason: object = "config.yaml has no section train"
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        if not isinstance(settings, dict) or not isinstance(settings.get("train"), dict):
-            raise ValueError("config.yaml has no section train")
-        return settings, read_errors(folder)
+        if isinstance(settings, dict) and isinstance(settings.get("train"), dict):
+            return settings, read_errors(folder)
     except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: what is kept of the run cannot be read ({' '.join(str(error).split())}); "
-            "train.resume=restart begins anew"
-        ) from error
+        reason = error
+    raise CheckpointError(
+        f"{folder}: what is kept of the run cannot be read ({' '.join(str(reason).split())}); "
+        "train.resume=restart begins anew"
+    )
 
 
 def read_parts(config: Mapping[str, Any], names: Names) -> dict[str, LabelledNetworks]:
