@@ -137,6 +137,7 @@ def _md(given: argparse.Namespace) -> None:
 
 def _relax(given: argparse.Namespace) -> None:
     from molequi.simulation import relax, relax_many
+    from molequi.simulation.relaxation import FILES as RELAXATION
 
     options = _given(given, "relax", relax)
     own = {name: options.pop(name) for name in flags_of(_Relax) if name in options}
@@ -144,7 +145,7 @@ def _relax(given: argparse.Namespace) -> None:
     plain, inputs = _split("relax", relax, options)
     if _Relax(**own).all:
         found = relax_many(given.structures, inputs.calculator(given.model), **plain)
-        print("\n".join(f"{k}: {one}" for k, one in enumerate(found)))
+        print(f"{found}\n{plain['out']}: {', '.join(found.names)}, each with {', '.join(RELAXATION)}")
         return
     atoms, calculator = inputs.read(given.structures, given.model)
     print(relax(atoms, calculator, **plain))

@@ -269,7 +269,11 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "one" / "last.xyz").exists()
     assert main(["relax", "m.safetensors", "a.xyz", "--all", "--steps", "2", "--out", "both"]) == 0
     shown = capsys.readouterr().out
-    assert "0: NOT converged in 2 steps" in shown and "1: NOT converged" in shown
+    assert "0 of 2 relaxations converged" in shown and "both: 0, 1, each with" in shown
+    assert [line.split()[:4] for line in shown.splitlines() if "NO" in line] == [
+        ["0", "CH4", "NO", "2"],
+        ["1", "C2H6O", "NO", "2"],
+    ]
     assert len(read("both/1/last.xyz")) == 9
     assert main(["md", "m.safetensors", "a.xyz", "--temperature", "50", "x", "--steps", "2"]) == 2
     assert "--temperature: found" in capsys.readouterr().err
