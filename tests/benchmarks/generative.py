@@ -4,6 +4,7 @@
     python tests/benchmarks/generative.py conformers --minutes 60 --out runs/conformers data/molecules.npz
     python tests/benchmarks/generative.py relaxation --minutes 2 --out runs/relaxation  distorted shipped molecules
     python tests/benchmarks/generative.py measure molecules --out runs/qm9             the tables of a trained model
+    python tests/benchmarks/generative.py measure conformers --out runs/conformers --qm9   on validation molecules of QM9
 
 Minutes are those of the processor, not of the clock: the number of epochs is chosen from the measured time of a step, so that a
 machine with other work gives the same training. What is there is continued. One thread: OMP_NUM_THREADS=1.
@@ -11,6 +12,7 @@ machine with other work gives the same training. What is there is continued. One
 
 import argparse
 import math
+import random
 import time
 from pathlib import Path
 
@@ -19,7 +21,9 @@ import torch
 import molequi as mq
 from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
+from molequi.config.places import published
 from molequi.config.schema import build_model, read_config, read_data
+from molequi.errors import DataError
 from molequi.generative import FlowMatching, audit_flow, unrelaxed
 from molequi.generative.stereo import mols_of
 from molequi.generative.unrelaxed import laid_on
@@ -74,7 +78,23 @@ def train(task: str, overrides: list[str], minutes: float, out: Path) -> None:
     print({k: round(v, 4) for k, v in result.history[-1].items() if "loss" in k})
 
 
-def measure(task: str, overrides: list[str], out: Path) -> None:
+def of_qm9(count: int) -> mq.Dataset:
+    """Validation molecules of QM9 at random, of those whose atoms are in the order of their SMILES."""
+    data = mq.read_npz(published("qm9/qm9_train_valid.npz"), part="valid", keys=dict.fromkeys(("energy",)))
+    order, kept = list(range(len(data))), []
+    random.Random(0).shuffle(order)
+    for k in order:
+        if len(kept) == count:
+            break
+        try:
+            mols_of(data[[k]])
+        except DataError:
+            continue
+        kept.append(k)
+    return data[kept]
+
+
+def measure(task: str, overrides: list[str], out: Path, qm9: bool = False) -> None:
     model = mq.load(out / "run")
     settings = read_config(task, overrides)
     if task == "molecules":
@@ -99,12 +119,11 @@ def measure(task: str, overrides: list[str], out: Path) -> None:
         )
         print(audit_flow(model, 8, orientations=400))
         return
-    test = read_data(settings)["test"]
+    rows = [int(origin.rsplit(" ", 1)[1]) for origin in read_data(settings)["test"].origins]
     if task == "relaxation":
-        return relaxed(model, settings, [int(origin.rsplit(" ", 1)[1]) for origin in test.origins])
-    chosen = mq.read_npz(
-        mq.shipped("molecules.npz"), index=":", keys=dict.fromkeys(("energy",))
-    )[[int(origin.rsplit(" ", 1)[1]) for origin in test.origins[:TESTED]]]  # fmt: skip
+        return relaxed(model, settings, rows)
+    shipped = mq.read_npz(mq.shipped("molecules.npz"), index=":", keys=dict.fromkeys(("energy",)))
+    chosen = of_qm9(TESTED) if qm9 else shipped[rows[:TESTED]]
     for integrator, steps in (("euler", 50), ("heun", 50)):
         begun = time.process_time()
         found = mq.sample(model, chosen, each=EACH, steps=steps, integrator=integrator)
@@ -145,12 +164,13 @@ def main() -> None:
     parser.add_argument("task", nargs="?", choices=("molecules", "conformers", "relaxation"))
     parser.add_argument("--minutes", type=float, default=150.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--qm9", action="store_true", help="conformers of validation molecules of QM9")
     parser.add_argument("overrides", nargs="*", default=[])
     given, more = parser.parse_known_args()
     overrides = [*given.overrides, *more]
     if given.what != "measure":
         train(given.what, overrides, given.minutes, given.out)
-    measure(given.task or given.what, overrides, given.out)
+    measure(given.task or given.what, overrides, given.out, given.qm9)
 
 
 if __name__ == "__main__":
