@@ -107,6 +107,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable file ({error}); it may be cut short or damaged"
+            if os.path.exists(path)
+            else f"{path}: no such file; wanted networks or a model of them (molequi.weights.save)"
         ) from error
     text = meta.get(_HEADER)
     if text is None:
