@@ -94,14 +94,21 @@ class Potential(MLPotentialImpl):
         UnknownKeywordError
             For options that are neither.
         DataError
-            For atoms that are not there, are named twice or have no element, for no atoms at all, and if
-            either the topology or the force field is periodic and the other is not. (With
-            ``interpolate=True`` openmmml does not show the force field, and nothing is said.)
+            For a System and a topology of different sizes, for atoms that are not there, are named twice or
+            have no element, for no atoms at all, and if either the topology or the force field is periodic
+            and the other is not. (With ``interpolate=True`` openmmml does not show the force field, and
+            nothing is said.)
         ModelError
             As `molequi.engines.openmm_force`.
         """
         chosen = None if atoms is None else [int(k) for k in atoms]
         options = _options(args, mixed=chosen is not None)
+        count, there = system.getNumParticles(), topology.getNumAtoms()
+        if count not in (0, there):  # 0: with interpolate=True openmmml gives a System of its own
+            raise DataError(
+                f"the System has {count} particles and the topology {there} atoms; wanted both of the same "
+                "molecules, as forcefield.createSystem(topology) makes the System"
+            )
         numbers = _numbers(topology, chosen)
         force = force_of(self.model, numbers, _periodic(topology, system), **options)
         force.setForceGroup(forceGroup)

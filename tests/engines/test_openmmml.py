@@ -309,6 +309,12 @@ def test_a_part_that_is_not_there_is_refused(part, message):
         potential()._impl.addForces(topology, system, part, 0)
 
 
+def test_a_system_of_other_molecules_is_refused():
+    topology, _, _ = waters(2)
+    with pytest.raises(DataError, match="the System has 3 particles and the topology 6 atoms"):
+        potential().createMixedSystem(topology, waters(1)[2], [0, 1, 2])
+
+
 def test_the_check_of_engines_keeps_no_model():
     """openmmml keeps its factories for as long as the process runs."""
     from molequi.engines.openmmml import system_of
